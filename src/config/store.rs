@@ -204,7 +204,7 @@ impl Database {
         let prepared = section.flag("prepared");
         let database = Self {
             schema: schema?,
-            pool_max: section.number("pool_max", 6..=1_000)?,
+            pool_max: section.number("pool_max", 7..=1_000)?,
             migrate: section.text("migrate")?,
             notify: notify?,
             prepared: prepared?,

@@ -21,6 +21,9 @@ use super::time::{DAY_MS, HOUR_MS, MINUTE_MS, Moment, SECOND_MS};
 
 /// How long a reserved permit is valid.
 pub const HOLD_MS: i64 = 5 * SECOND_MS;
+
+/// Readings of the clocks that are passed on in another order than they were made differ by less.
+const OUT_OF_ORDER_MS: i64 = MINUTE_MS;
 /// The longest time from using a permit until WeCom counts the call: the client's timeout.
 pub const FLIGHT_MS: i64 = 10 * SECOND_MS;
 
@@ -328,8 +331,10 @@ impl Ledger {
         self.time += self.elapsed_ms(now);
         // Two callers may arrive in another order than they read the clock.
         let (seen, now_steady) = (self.seen.and_then(|seen| seen.steady), now.steady);
-        let out_of_order = matches!((seen, now_steady),
-            (Some(seen), Some(now)) if seen.boot == now.boot && now.uptime_ms < seen.uptime_ms);
+        // By more than that, an earlier reading was wrong, and time must not stand still until it is right.
+        let out_of_order = matches!((seen, now_steady), (Some(seen), Some(now)) if seen.boot == now.boot
+            && now.uptime_ms < seen.uptime_ms
+            && seen.uptime_ms - now.uptime_ms < OUT_OF_ORDER_MS);
         if !out_of_order {
             self.seen = Some(now);
         }

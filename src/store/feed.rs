@@ -105,8 +105,8 @@ pub trait Feed: Send + Sync {
     /// The cursor of a sink; `None` if it was never opened.
     async fn cursor(&self, sink: &SinkName) -> Result<Option<Cursor>, StoreError>;
 
-    /// Moves a cursor forward to `after`, if `epoch` is still its epoch and `after` is ahead of it. Returns
-    /// whether it moved.
+    /// Moves a cursor forward to `after`, if `epoch` is still its epoch, `after` is ahead of it and the feed reaches that
+    /// far. Returns whether it moved.
     async fn advance(&self, sink: &SinkName, epoch: u64, after: u64) -> Result<bool, StoreError>;
 
     /// Moves a cursor for an operator, forward or back, and increments its epoch. Returns the cursor; `None`

@@ -132,6 +132,9 @@ impl DeliveryTask {
                 self.status(|status| status.oldest_at = None);
                 return Ok(POLL_EVERY);
             }
+            if stop.is_cancelled() {
+                break;
+            }
             self.deliver(&entries).await?;
             if self.persisted_at.elapsed() >= PERSIST_EVERY {
                 self.persist_cursor().await;
@@ -258,8 +261,9 @@ impl DeliveryTask {
         let Some(cursor) = self.cursor.as_mut().filter(|cursor| cursor.after != self.after) else { return };
         match self.store.advance(&self.name, cursor.epoch, self.after).await {
             Ok(true) => cursor.after = self.after,
-            // An operator moved the cursor meanwhile: the next `read_cursor` continues from there.
-            Ok(false) => {}
+            // An operator, or another replica, moved the cursor meanwhile; or a failover of the database has lost the
+            // entries that were delivered. The next `read_cursor` continues from where it is.
+            Ok(false) => self.cursor = None,
             Err(error) => {
                 if let Some(failures) = self.store_failures.count("advance", &error) {
                     let (sink, error) = (&self.name, error.to_string());

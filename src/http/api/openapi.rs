@@ -31,8 +31,8 @@ pub(super) enum Errors {
     Unavailable(#[ref_response] Unavailable),
 }
 
-/// The store cannot serve the request now: `no_space`, `no_checkpoint`, `inbox_full`, `store_stalled`, `store_unavailable`, `store_failed`,
-/// `store_damaged`, `store_closed`; or `too_busy`.
+/// The store cannot serve the request now: `no_space`, `no_checkpoint`, `inbox_full`, `store_stalled`,
+/// `store_unavailable`, `store_failed`, `store_damaged`, `store_closed`; or `too_busy`.
 #[derive(ToResponse)]
 #[response(content_type = "application/problem+json")]
 #[expect(dead_code, reason = "only describes the response")]

@@ -118,7 +118,7 @@ impl AdminState {
 
     /// How much of this the other replicas hold back, as far as they have published it.
     async fn paused_elsewhere(&self, app: Option<&AppName>, corp_id: Option<&CorpId>) -> usize {
-        self.replicas().await.map_or(0, |replicas| replicas.paused_of(app, corp_id))
+        self.replicas().await.paused_of(app, corp_id)
     }
 
     fn resumer(&self) -> Resumer<'_> {

@@ -135,7 +135,7 @@ impl AdminState {
     }
 
     async fn sink_view(&self, name: &SinkName) -> Result<Json<SinkView>, Problem> {
-        let views = self.sink_views(self.replicas().await?.sinks).await?;
+        let views = self.sink_views(self.replicas().await.sinks).await?;
         let view = views.into_iter().find(|view| view.name == name.as_str());
         view.map(Json).ok_or_else(sink_not_found)
     }
@@ -164,7 +164,7 @@ pub(super) struct List {
     super::openapi::Errors,
 ))]
 pub(super) async fn list(State(state): Shared) -> Result<Json<List>, Problem> {
-    Ok(Json(List { sinks: state.sink_views(state.replicas().await?.sinks).await? }))
+    Ok(Json(List { sinks: state.sink_views(state.replicas().await.sinks).await? }))
 }
 
 /// Show one sink with its status

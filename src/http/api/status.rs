@@ -58,7 +58,7 @@ pub(super) async fn show(State(state): Shared) -> Result<Json<Status>, Problem> 
     let (suites, findings) = suites_and_findings(&state, now);
     let queues = quotas::queues(&state, &tallies, now).await?;
     let quotas = quotas::quotas(&state, &tallies).await?;
-    let others = state.replicas().await?;
+    let others = state.replicas().await;
     let (mut paused, mut pacing) = state.held_back();
     paused.extend(others.paused);
     pacing.extend(others.pacing);
@@ -172,7 +172,7 @@ fn total<'a>(tallies: impl Iterator<Item = &'a Tally>) -> Tally {
 pub(super) async fn metrics(State(state): Shared) -> Result<Response, Problem> {
     let tallies = state.store.fan_tallies().await?;
     quotas::update_metrics(&state).await?;
-    for sink in state.sink_views(state.replicas().await?.sinks).await? {
+    for sink in state.sink_views(state.replicas().await.sinks).await? {
         let lag = (sink.lag_entries, sink.lag_seconds);
         state.metrics.sink(&sink.name, lag, sink.state.into(), SinkState::VARIANTS);
     }

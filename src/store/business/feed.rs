@@ -208,16 +208,16 @@ pub(crate) fn open_cursor(
     Ok((cursor, missed))
 }
 
-/// Moves a cursor forward to `after`, if `epoch` is still its epoch. Returns whether it moved.
+/// Moves a cursor forward to `after`, if `epoch` is still its epoch and the feed reaches that far. Returns whether it moved.
 pub(crate) fn advance(
     txn: &mut Txn<'_>,
     sink: &SinkName,
     epoch: u64,
     after: u64,
 ) -> Result<bool, StoreError> {
-    let mut moved = false;
+    let (mut moved, head) = (false, txn.counts().feed_head);
     change_cursor(txn, sink, |cursor| {
-        moved = cursor.epoch == epoch && cursor.after <= after;
+        moved = cursor.epoch == epoch && cursor.after <= after && after <= head;
         if moved {
             cursor.after = after;
         }

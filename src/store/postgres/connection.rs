@@ -3,8 +3,10 @@
 //!
 //! Statements that do not depend on each other's results are sent at once, so that they cost one round trip together.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use strum::IntoEnumIterator as _;
@@ -18,6 +20,8 @@ use super::tables::{self, Table};
 use crate::store::rows::keys;
 use crate::store::rows::source::Batch;
 
+/// The longest that opening a connection takes, with several hosts.
+const OPEN_MAX: Duration = Duration::from_secs(30);
 /// Rows of a range that are fetched at a time.
 const RANGE_ROWS: usize = 256;
 /// Commits whose number and id are kept, so that one whose answer was lost can be looked up: for half an hour under
@@ -75,7 +79,6 @@ pub(super) struct Connection {
     find_commit: Sql,
     tell: Sql,
     forget_told: Sql,
-    erase_told: Sql,
     told: Sql,
     /// Of each table that is shown: how rows are written, and deleted.
     shown: Vec<(Sql, Sql)>,
@@ -97,8 +100,6 @@ pub(super) struct NewCommit<'a> {
     pub(super) meta: &'a [u8],
     /// What other replicas are told, if there are any.
     pub(super) told: Option<&'a Told>,
-    /// Whether a person is erased: nothing that was told before may stay. Who has not heard it looks for itself.
-    pub(super) erases: bool,
 }
 
 /// What is written to one table.
@@ -120,7 +121,8 @@ struct Statements {
 impl Connection {
     /// Connects, and prepares every statement.
     pub(super) async fn open(database: &Database) -> Result<Self, Unreachable> {
-        Box::pin(Self::prepare(database)).await
+        let prepared = tokio::time::timeout(OPEN_MAX, Box::pin(Self::prepare(database))).await;
+        prepared.unwrap_or(Err(Unreachable::Silent))
     }
 
     async fn prepare(database: &Database) -> Result<Self, Unreachable> {
@@ -136,15 +138,14 @@ impl Connection {
             )?;
             Ok::<_, Error>(Statements { get, ranges, put, delete })
         }));
-        let (tables, head, commit, forget_commit, find_commit, tell, forget_told, erase_told, told) = tokio::try_join!(
+        let (tables, head, commit, forget_commit, find_commit, tell, forget_told, told) = tokio::try_join!(
             tables,
             sql(tables::head(schema), &[]),
             sql(tables::commit(schema), &[Type::INT8, Type::BYTEA, Type::BYTEA]),
             sql(tables::forget_commit(schema), &[Type::INT8]),
-            sql(tables::find_commit(schema), &[Type::BYTEA]),
+            sql(tables::find_commit(schema), &[Type::INT8, Type::BYTEA]),
             sql(tables::tell(schema), &[Type::INT8, Type::BYTEA_ARRAY, Type::TEXT_ARRAY]),
             sql(tables::forget_told(schema), &[Type::INT8]),
-            sql(tables::erase_told(schema), &[Type::INT8]),
             sql(tables::told(schema), &[Type::INT8, Type::INT8]),
         )?;
         let shown = shown::TABLES.iter().map(|table| async move {
@@ -176,7 +177,6 @@ impl Connection {
             find_commit,
             tell,
             forget_told,
-            erase_told,
             told,
             shown,
         })
@@ -206,18 +206,17 @@ impl Connection {
     }
 
     /// Begins a transaction once those of all others are committed, and adds what is wanted to what is known. Returns the
-    /// newest commit, and whether there is one with this id: whichever connection it came over, it has ended by now.
+    /// newest commit, and whether there is one with this number and id: whichever connection it came over, it has ended by now.
     pub(super) async fn begin_commit(
         &self,
-        id: Option<[u8; 16]>,
+        which: Option<(i64, [u8; 16])>,
         wanted: Wanted,
         known: &mut Known,
     ) -> Result<(Head, bool), Error> {
         let begin = self.client.batch_execute(&self.begins[1]);
         let lock = self.client.batch_execute(&self.lock);
         // In this order: what is read before the lock is held would be out of date.
-        let ((), (), head, is_committed, fetched) =
-            tokio::try_join!(biased; begin, lock, self.head(), self.has_committed(id), self.fetch(wanted))?;
+        let ((), (), head, is_committed, fetched) = tokio::try_join!(biased; begin, lock, self.head(), self.has_committed(which), self.fetch(wanted))?;
         fetched.add_to(known);
         Ok((head, is_committed))
     }
@@ -246,16 +245,13 @@ impl Connection {
                 None => deleted.push(key),
             }
         }
-        let NewCommit { seq, id, meta, told, erases } = commit;
+        let NewCommit { seq, id, meta, told } = commit;
         let (id, forgotten, forgotten_told) = (id.as_slice(), seq - COMMITS_KEPT, seq - WRITTEN_KEPT);
         let mut statements: Vec<(&Sql, Vec<&(dyn ToSql + Sync)>)> =
             vec![(&self.commit, vec![&seq, &id, &meta]), (&self.forget_commit, vec![&forgotten])];
         if let Some(Told { keys, signals }) = told {
             statements.push((&self.tell, vec![&seq, keys, signals]));
             statements.push((&self.forget_told, vec![&forgotten_told]));
-        }
-        if erases {
-            statements.push((&self.erase_told, vec![&seq]));
         }
         for (table, Writes { keys, values, deleted }) in self.tables.iter().zip(&of_tables) {
             if !keys.is_empty() {
@@ -287,9 +283,9 @@ impl Connection {
         self.client.batch_execute("ROLLBACK").await
     }
 
-    async fn has_committed(&self, id: Option<[u8; 16]>) -> Result<bool, Error> {
-        let Some(id) = id else { return Ok(false) };
-        Ok(!self.find_commit.query(&self.client, &[&id.as_slice()]).await?.is_empty())
+    async fn has_committed(&self, which: Option<(i64, [u8; 16])>) -> Result<bool, Error> {
+        let Some((seq, id)) = which else { return Ok(false) };
+        Ok(!self.find_commit.query(&self.client, &[&seq, &id.as_slice()]).await?.is_empty())
     }
 
     /// The newest commit.
@@ -305,10 +301,13 @@ impl Connection {
         Ok(rows.iter().map(told).collect())
     }
 
-    /// Those of these rows that there are.
-    pub(super) async fn rows(&self, keys: impl Iterator<Item = Vec<u8>>) -> Result<Batch, Error> {
-        let wanted = Wanted { keys: keys.collect(), ..Wanted::default() };
-        let Fetched(rows, _) = self.fetch(wanted).await?;
+    /// Those of these rows that there are, and the rows of these ranges.
+    pub(super) async fn rows(
+        &self,
+        keys: impl Iterator<Item = Vec<u8>>,
+        ranges: BTreeSet<(Vec<u8>, Vec<u8>)>,
+    ) -> Result<Batch, Error> {
+        let Fetched(rows, _) = self.fetch(Wanted { keys: keys.collect(), ranges }).await?;
         Ok(rows.into_iter().filter(|(_, value)| value.is_some()).collect())
     }
 

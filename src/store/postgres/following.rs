@@ -5,6 +5,7 @@
 //! is notified, or a second has passed. A replica that is alone writes nothing for others; where what was told is
 //! missing, the queues are read from their fronts.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use crate::store::rows::keys;
 use crate::store::rows::records::decode;
 use crate::store::rows::source::Batch;
 use crate::store::rows::txn::Meta;
-use crate::store::{Counts, Heard};
+use crate::store::{Counts, EventId, Heard};
 
 /// How often the database is asked without a notification.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -31,64 +32,111 @@ const RECONNECT_AFTER: Duration = Duration::from_millis(500);
 /// More commits of others are not followed one by one.
 const COMMITS_MAX: i64 = 2_000;
 
-/// The keys of what a batch writes as far as other replicas are told: which rows wait for work now, and which a search for
-/// a person may look for.
+/// What a batch tells other replicas: the keys of events that wait, and of what a search for a person may look for. Of
+/// lookups, whose keys have ids of people in them, only that there are new ones: the first letter.
 pub(super) fn told_keys(batch: &Batch) -> Vec<Vec<u8>> {
-    let is_told = |kind: Option<&u8>| matches!(kind, Some(b'i' | b'y' | b'w' | b'x' | b'f'));
-    let written = batch.iter().filter(|(key, value)| value.is_some() && is_told(key.first()));
-    written.map(|(key, _)| key.clone()).collect()
+    let mut told = BTreeSet::new();
+    for (key, _) in batch.iter().filter(|(_, value)| value.is_some()) {
+        match key.first() {
+            Some(b'i' | b'x' | b'f') => drop(told.insert(key.clone())),
+            Some(kind @ (b'y' | b'w')) => drop(told.insert(vec![*kind])),
+            _ => {}
+        }
+    }
+    told.into_iter().collect()
+}
+
+/// What other replicas have told with some commits.
+#[derive(Default)]
+pub(super) struct Heeded {
+    /// The commit before these, and the last.
+    from: i64,
+    to: i64,
+    /// Whether some of them say nothing.
+    has_gap: bool,
+    keys: Vec<Vec<u8>>,
+    signals: Vec<String>,
+    /// What a search may look for.
+    searched: Batch,
 }
 
 impl State {
-    /// Catches up with the commits after `followed` and up to `to`, which other replicas have made.
-    pub(super) async fn catch_up(
-        &self,
-        connection: &Connection,
-        followed: &mut i64,
-        to: i64,
-    ) -> Result<(), Error> {
-        if *followed >= to {
-            return Ok(());
+    /// Reads what the commits up to this one have told, as far as this replica has not followed them.
+    pub(super) async fn read_told(&self, connection: &Connection, to: i64) -> Result<Heeded, Error> {
+        let mut heeded = Heeded { from: *lock(&self.followed), to, ..Heeded::default() };
+        let from = heeded.from;
+        // After a failover that has lost commits there are fewer than there were.
+        let is_readable = (from..from + COMMITS_MAX).contains(&to);
+        let told = if is_readable && to > from { connection.told(from, to).await? } else { Vec::new() };
+        heeded.has_gap = i64::try_from(told.len()).ok() != Some(to - from);
+        for (_, told) in told {
+            heeded.keys.extend(told.keys);
+            heeded.signals.extend(told.signals);
         }
-        let told =
-            if to - *followed > COMMITS_MAX { Vec::new() } else { connection.told(*followed, to).await? };
-        if i64::try_from(told.len()).ok() != Some(to - *followed) {
+        if self.watches.are_any() {
+            let searched: Vec<_> = heeded.keys.iter().filter(|key| key.len() > 1).cloned().collect();
+            // The texts of quarantined messages are rows of their own.
+            let texts = searched.iter().filter(|key| key.first() == Some(&b'x')).filter_map(|key| {
+                let parts = keys::message_parts(EventId(keys::Parts(key.get(1..)?).number().ok()?));
+                Some((parts.clone(), keys::after(&parts)))
+            });
+            heeded.searched = connection.rows(searched.iter().cloned(), texts.collect()).await?;
+        }
+        Ok(heeded)
+    }
+
+    /// Takes up what was told; false if this replica has followed some of these commits meanwhile.
+    pub(super) fn heed(&self, heeded: Heeded) -> bool {
+        let mut followed = lock(&self.followed);
+        let Heeded { from, to, has_gap, keys, signals, searched } = heeded;
+        if *followed != from {
+            return false;
+        }
+        *followed = to;
+        if has_gap {
             self.queues.read_all_again();
             self.watches.miss();
             self.hear(Heard::Missed);
         }
-        let (mut keys, mut signals) = (Vec::new(), Vec::new());
-        for (_, told) in told {
-            keys.extend(told.keys);
-            signals.extend(told.signals);
-        }
-        if self.watches.are_any() {
-            let searched = keys.iter().filter(|key| matches!(key.first(), Some(b'i' | b'x' | b'f'))).cloned();
-            self.watches.show(&connection.rows(searched).await?);
+        self.watches.show(&searched);
+        let mut has_work = false;
+        let (kinds, keys): (Vec<_>, Vec<_>) = keys.into_iter().partition(|key| key.len() == 1);
+        for kind in kinds {
+            self.queues.read_one_again(&kind);
+            has_work = true;
         }
         let reported: Batch = keys.into_iter().map(|key| (key, Some(Vec::new()))).collect();
         let rows = self.queues.rows_of(&reported);
-        let has_work = rows.iter().any(|rows| !rows.is_empty());
+        has_work |= rows.iter().any(|rows| !rows.is_empty());
         self.queues.add(rows);
-        *followed = to;
         if has_work {
             self.hear(Heard::Work);
         }
         for signal in signals.iter().filter_map(|signal| serde_json::from_str(signal).ok()) {
             self.hear(Heard::Signal(signal));
         }
+        true
+    }
+
+    /// Follows the commits of others up to this one.
+    pub(super) async fn catch_up(&self, connection: &Connection, to: i64) -> Result<(), Error> {
+        while *lock(&self.followed) != to {
+            let heeded = self.read_told(connection, to).await?;
+            self.heed(heeded);
+        }
         Ok(())
     }
 
     /// Looks whether other replicas have committed something.
     async fn look(&self, connection: &Connection) -> Result<(), Error> {
-        let mut followed = self.followed.lock().await;
         if let Some((seq, meta)) = connection.head().await?
-            && seq > *followed
+            && seq != *lock(&self.followed)
         {
-            self.catch_up(connection, &mut followed, seq).await?;
+            let heeded = self.read_told(connection, seq).await?;
             // A damaged one is reported by whoever writes.
-            if let Ok(Meta { counts, .. }) = decode(&keys::meta(), &meta) {
+            if self.heed(heeded)
+                && let Ok(Meta { counts, .. }) = decode(&keys::meta(), &meta)
+            {
                 self.set_counts(counts);
             }
         }

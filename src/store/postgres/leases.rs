@@ -27,18 +27,21 @@ use crate::store::{Duty, Heard, Heartbeat, Replica, Replicas, Signal, StoreError
 
 /// A replica that was not heard of for so long does not count.
 const LIVES: &str = "interval '10 seconds'";
+/// Questions that may wait for an answer, each for so long.
+const PENDING_MAX: usize = 3;
+const PENDING_FOR: Duration = Duration::from_secs(15);
 /// One that was not heard of for so long is forgotten.
 const FORGOTTEN: &str = "interval '1 day'";
 
-/// The replicas and their leases, as one of them sees them; and its connection for that.
+/// The replicas and their leases, as one of them sees them.
 pub(super) struct Leases {
-    pub(super) database: Database,
     pub(super) state: Arc<State>,
     /// The way to the writer.
     pub(super) jobs: mpsc::WeakSender<Box<dyn Job>>,
-    pub(super) client: Arc<Mutex<Option<Client>>>,
-    /// Bounds the questions that are not answered yet.
-    pub(super) pending: Arc<Semaphore>,
+    /// For heartbeats alone.
+    pub(super) beats: Questions,
+    /// For those who want to know.
+    pub(super) questions: Questions,
     /// The name of the machine, and the number of the process.
     pub(super) name: String,
 }
@@ -50,15 +53,27 @@ fn text(value: impl Into<String>) -> (Box<dyn ToSql + Sync + Send>, Type) {
     (Box::new(value.into()), Type::TEXT)
 }
 
-impl Leases {
-    /// Sends statements one after the other, without waiting in between. What takes too long goes on without its caller,
-    /// and with its connection: while the server holds it up, there are not more and more.
-    async fn send(&self, statements: Vec<(String, Values)>) -> Result<Vec<Vec<Row>>, StoreError> {
+/// A connection for questions, which are asked one after the other.
+pub(super) struct Questions {
+    database: Database,
+    client: Arc<Mutex<Option<Client>>>,
+    /// Bounds the questions that are not answered yet.
+    pending: Arc<Semaphore>,
+}
+
+impl Questions {
+    pub(super) fn new(database: Database) -> Self {
+        Self { database, client: Arc::default(), pending: Arc::new(Semaphore::new(PENDING_MAX)) }
+    }
+
+    /// Sends statements one after the other, without waiting in between. What takes too long goes on without its caller
+    /// for a while, and with its connection: while the server holds it up, there are not more and more.
+    async fn ask(&self, statements: Vec<(String, Values)>) -> Result<Vec<Vec<Row>>, StoreError> {
         let Ok(permit) = self.pending.clone().try_acquire_owned() else {
             return Err(StoreError::Unavailable("it has not answered earlier questions".to_owned()));
         };
         let (database, client) = (self.database.clone(), self.client.clone());
-        let sent = tokio::spawn(async move {
+        let sent = async move {
             let _permit = permit;
             let connected = lock(&client).take().filter(|client| !client.is_closed());
             let connected = match connected {
@@ -74,31 +89,49 @@ impl Leases {
             let results = try_join_all(queries).await?;
             *lock(&client) = Some(connected);
             Ok::<_, Unreachable>(results)
-        });
+        };
+        let sent = tokio::spawn(tokio::time::timeout(PENDING_FOR, sent));
         in_time(async {
             let sent = sent.await.map_err(|error| StoreError::Failed(error.to_string()))?;
+            let sent = sent.unwrap_or(Err(Unreachable::Silent));
             sent.map_err(|error| StoreError::Unavailable(in_words(&error)))
         })
         .await
     }
+}
+
+impl Leases {
+    fn schema(&self) -> &str {
+        &self.beats.database.schema
+    }
+
+    /// Reads the clock of the database, before anybody reads the time from this one.
+    pub(super) async fn read_clock(&self) -> Result<(), StoreError> {
+        let asked_ms = ServerClock::local_ms();
+        let now = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint".to_owned();
+        let results = self.beats.ask(vec![(now, vec![])]).await?;
+        let now = results.first().and_then(|rows| rows.first()).map_or(0, |row| row.get(0));
+        self.state.clock.read(Timestamp::from_millis(now), asked_ms, ServerClock::local_ms());
+        Ok(())
+    }
 
     /// Releases all leases, and takes leave of the other replicas.
     pub(super) async fn leave(&self) -> Result<(), StoreError> {
-        let schema = &self.database.schema;
+        let schema = self.schema();
         let id = || vec![text(self.id())];
         let release = format!("UPDATE {schema}.lease SET expires_at = to_timestamp(0) WHERE holder = $1");
         let leave = format!("DELETE FROM {schema}.replica WHERE id = $1");
-        let channel = channel(&self.database);
+        let channel = channel(&self.beats.database);
         let notified = vec![text(channel), text(RELEASED)];
         let notify = "SELECT pg_notify($1, $2)".to_owned();
-        self.send(vec![(release, id()), (leave, id()), (notify, notified)]).await.map(drop)
+        self.beats.ask(vec![(release, id()), (leave, id()), (notify, notified)]).await.map(drop)
     }
 }
 
 #[async_trait]
 impl Replicas for Leases {
     fn id(&self) -> &str {
-        &self.database.replica
+        &self.beats.database.replica
     }
 
     fn clock(&self) -> Arc<dyn Clock> {
@@ -110,7 +143,7 @@ impl Replicas for Leases {
         duties: &BTreeMap<Duty, Duration>,
         status: Option<String>,
     ) -> Result<Heartbeat, StoreError> {
-        let Self { database: Database { schema, .. }, name, state, .. } = self;
+        let (Self { name, state, .. }, schema) = (self, self.schema());
         let clock = &state.clock;
         let asked_ms = ServerClock::local_ms();
         let seen = format!(
@@ -146,7 +179,7 @@ impl Replicas for Leases {
         );
         let forget = format!("DELETE FROM {schema}.replica WHERE seen_at < clock_timestamp() - {FORGOTTEN}");
         let statements = [(seen, seen_values), (claim, claim_values), (look, vec![]), (forget, vec![])];
-        let results = self.send(statements.into()).await?;
+        let results = self.beats.ask(statements.into()).await?;
         let [_, claimed, look, _] = &results[..] else { return Err(StoreError::Closed) };
         let look =
             look.first().ok_or_else(|| StoreError::Damaged("the cluster's row is missing".to_owned()))?;
@@ -164,27 +197,27 @@ impl Replicas for Leases {
     }
 
     async fn release(&self, duties: &[Duty]) -> Result<(), StoreError> {
-        let schema = &self.database.schema;
+        let schema = self.schema();
         let names: Vec<_> = duties.iter().map(ToString::to_string).collect();
         let release = format!(
             "UPDATE {schema}.lease SET expires_at = to_timestamp(0) WHERE holder = $1 AND name = ANY($2)"
         );
         let values = vec![text(self.id()), (Box::new(names) as Box<_>, Type::TEXT_ARRAY)];
         // Those that listen claim them at once.
-        let channel = channel(&self.database);
+        let channel = channel(&self.beats.database);
         let notified = vec![text(channel), text(RELEASED)];
         let notify = "SELECT pg_notify($1, $2)".to_owned();
-        self.send(vec![(release, values), (notify, notified)]).await.map(drop)
+        self.beats.ask(vec![(release, values), (notify, notified)]).await.map(drop)
     }
 
     async fn replicas(&self) -> Result<Vec<Replica>, StoreError> {
-        let schema = &self.database.schema;
+        let schema = self.schema();
         let list = format!(
             "SELECT id, name, version, (extract(epoch FROM seen_at) * 1000)::bigint, status, \
              ARRAY(SELECT l.name FROM {schema}.lease l WHERE l.holder = r.id AND l.expires_at > clock_timestamp() ORDER BY 1) \
              FROM {schema}.replica r WHERE seen_at > clock_timestamp() - {LIVES} ORDER BY name, id"
         );
-        let results = self.send(vec![(list, vec![])]).await?;
+        let results = self.questions.ask(vec![(list, vec![])]).await?;
         let replica = |row: &Row| Replica {
             id: row.get(0),
             name: row.get(1),

@@ -1,6 +1,6 @@
 //! Opening the store: its schema is brought up to date, and the writer is started.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
@@ -14,10 +14,10 @@ use super::connection::{Connection, NewCommit};
 use super::database::{Database, Unreachable, in_words};
 use super::following::{self, Notify};
 use super::known::Known;
-use super::leases::Leases;
+use super::leases::{Leases, Questions};
 use super::migrations::{self, SchemaError};
 use super::shown::Changes;
-use super::state::State;
+use super::state::{State, lock};
 use super::tls::{self, TlsError};
 use super::writer::Writer;
 use crate::store::row_store::{Limits, RowStore};
@@ -32,11 +32,9 @@ use crate::store::{Counts, StoreError};
 const WAITING_MAX: usize = 4_096;
 /// The longest name of a schema: it is a part of other names, which PostgreSQL cuts at 63.
 const NAME_BYTES_MAX: usize = 48;
-/// Questions about leases that the server may leave unanswered.
-const PENDING_MAX: usize = 3;
-/// Connections that are not for reads: the writer's, that for leases, that which follows other replicas, and two for
+/// Connections that are not for reads: the writer's, two for leases, that which follows other replicas, and two for
 /// notifications.
-const OTHER_CONNECTIONS: usize = 5;
+const OTHER_CONNECTIONS: usize = 6;
 
 /// The settings of a store on PostgreSQL.
 #[derive(Clone)]
@@ -231,28 +229,31 @@ impl RowStore<Postgres> {
         let unreadable = |source| OpenError::Content { schema: schema.clone(), source };
         let (seq, meta) = first_commit(&connection).await?;
         let meta: Meta = decode(&keys::meta(), &meta).map_err(unreadable)?;
-        if !connection.rows([keys::moving()].into_iter()).await?.is_empty() {
+        if !connection.rows([keys::moving()].into_iter(), BTreeSet::new()).await?.is_empty() {
             return Err(unreadable(StoreError::Damaged(keys::UNFINISHED_MOVE.to_owned())));
         }
         let queues = Arc::new(WorkQueues::default());
         let state = Arc::new(State::new(meta.store_id, queues.clone()));
         state.set_counts(meta.counts);
-        *state.followed.lock().await = seq;
+        *lock(&state.followed) = seq;
         let (jobs, inbox) = mpsc::channel(WAITING_MAX);
         let writer =
             Writer { database: database.clone(), state: state.clone(), connection: Some(connection), meta };
-        let writing = tokio::spawn(writer.serve(inbox));
+        let writing = tokio::spawn(watched("the writer", writer.serve(inbox), state.clone()));
         let follow = following::follow(database.clone(), listening.clone(), state.clone(), settings.notify);
         let notify = following::notify(listening, state.clone());
-        let following = vec![tokio::spawn(follow).abort_handle(), tokio::spawn(notify).abort_handle()];
+        let following = vec![
+            tokio::spawn(watched("what follows other replicas", follow, state.clone())).abort_handle(),
+            tokio::spawn(notify).abort_handle(),
+        ];
         let leases = Leases {
-            database: database.clone(),
             state: state.clone(),
             jobs: jobs.downgrade(),
-            client: Arc::default(),
-            pending: Arc::new(Semaphore::new(PENDING_MAX)),
+            beats: Questions::new(database.clone()),
+            questions: Questions::new(database.clone()),
             name: name(),
         };
+        leases.read_clock().await.map_err(unreadable)?;
         let backend = Postgres {
             state,
             jobs: Mutex::new(Some(jobs)),
@@ -265,6 +266,15 @@ impl RowStore<Postgres> {
             database,
         };
         Ok(Self::new(backend, settings.limits(), queues))
+    }
+}
+
+/// Runs a task; if it panics, the store has failed, so that another replica takes over.
+async fn watched(name: &'static str, task: impl Future<Output = ()> + Send + 'static, state: Arc<State>) {
+    // Aborted with this.
+    let task = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(task));
+    if task.await.is_err_and(|error| error.is_panic()) {
+        state.failure.send_replace(Some(format!("{name} panicked")));
     }
 }
 
@@ -283,7 +293,7 @@ async fn first_commit(connection: &Connection) -> Result<(i64, Vec<u8>), tokio_p
     }
     let meta = Meta { store_id: rand::random(), counts: Counts::default(), sheets: 0, forgotten_at: None };
     let encoded = encode(&keys::meta(), &meta).unwrap_or_default();
-    let first = NewCommit { seq: 1, id: rand::random(), meta: &encoded, told: None, erases: false };
+    let first = NewCommit { seq: 1, id: rand::random(), meta: &encoded, told: None };
     connection.commit(first, &BTreeMap::new(), &Changes::default()).await?;
     Ok((1, encoded))
 }

@@ -1,6 +1,6 @@
 //! What every replica knows of the store without asking the database.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,9 @@ pub(crate) struct State {
     pub(super) feed_head: watch::Sender<u64>,
     pub(super) is_closing: AtomicBool,
     /// The newest commit whose rows this replica knows of.
-    pub(super) followed: tokio::sync::Mutex<i64>,
+    pub(super) followed: Mutex<i64>,
+    /// The newest commit that is known to be where every commit has to be: on a standby that is waited for, say.
+    pub(super) confirmed: AtomicI64,
     /// How many other replicas live.
     pub(super) others: AtomicUsize,
     /// What is told to them with the next commit: signals, each as JSON.
@@ -34,8 +36,9 @@ pub(crate) struct State {
     pub(super) clock: Arc<ServerClock>,
     /// When the database answered last.
     answered_at: Mutex<Instant>,
-    /// Since when the writer tries in vain to commit a group.
+    /// Since when the writer tries in vain to commit a group, and when it has given one up.
     committing_since: Mutex<Option<Instant>>,
+    gave_up_at: Mutex<Option<Instant>>,
     is_in_trouble: AtomicBool,
     /// Why this program must not go on.
     pub(super) failure: watch::Sender<Option<String>>,
@@ -50,7 +53,8 @@ impl State {
             counts: Mutex::default(),
             feed_head: watch::Sender::new(0),
             is_closing: AtomicBool::new(false),
-            followed: tokio::sync::Mutex::new(0),
+            followed: Mutex::default(),
+            confirmed: AtomicI64::new(0),
             others: AtomicUsize::new(0),
             signals: Mutex::default(),
             committed: Notify::new(),
@@ -58,6 +62,7 @@ impl State {
             clock: Arc::default(),
             answered_at: Mutex::new(Instant::now()),
             committing_since: Mutex::default(),
+            gave_up_at: Mutex::default(),
             is_in_trouble: AtomicBool::new(false),
             failure: watch::Sender::new(None),
             queues,
@@ -90,14 +95,17 @@ impl State {
         lock(&self.committing_since).get_or_insert_with(Instant::now);
     }
 
-    /// Records that a group was committed.
-    pub(super) fn has_committed(&self) {
+    /// Records that a group was committed, or given up.
+    pub(super) fn ends_to_commit(&self, is_committed: bool) {
         *lock(&self.committing_since) = None;
+        *lock(&self.gave_up_at) = (!is_committed).then(Instant::now);
     }
 
     /// Whether a commit takes too long: its standby is gone, say.
     pub(super) fn is_stuck(&self) -> bool {
-        lock(&self.committing_since).is_some_and(|since| since.elapsed() > AWAY_AFTER)
+        let takes_long = lock(&self.committing_since).is_some_and(|since| since.elapsed() > AWAY_AFTER);
+        // Until it is tried again, for a while only.
+        takes_long || lock(&self.gave_up_at).is_some_and(|at| at.elapsed() < AWAY_AFTER)
     }
 
     /// Logs trouble with the database when it begins.

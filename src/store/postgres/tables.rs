@@ -100,9 +100,9 @@ pub(super) fn forget_commit(schema: &str) -> String {
     format!("DELETE FROM {schema}.commit WHERE seq = $1")
 }
 
-/// Whether there is a commit with this id, `bytea`.
+/// Whether there is a commit with this number, `bigint`, and this id, `bytea`.
 pub(super) fn find_commit(schema: &str) -> String {
-    format!("SELECT 1 FROM {schema}.commit WHERE id = $1")
+    format!("SELECT 1 FROM {schema}.commit WHERE seq = $1 AND id = $2")
 }
 
 /// Records what a commit tells other replicas: its number `bigint`, keys `bytea[]`, signals `text[]`.
@@ -113,11 +113,6 @@ pub(super) fn tell(schema: &str) -> String {
 /// Deletes what the commit with this number, `bigint`, has told.
 pub(super) fn forget_told(schema: &str) -> String {
     format!("DELETE FROM {schema}.told WHERE seq = $1")
-}
-
-/// Deletes what the commits before this number, `bigint`, have told.
-pub(super) fn erase_told(schema: &str) -> String {
-    format!("DELETE FROM {schema}.told WHERE seq < $1")
 }
 
 /// What the commits after one number, `bigint`, and up to another have told.

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use super::{Notify, OpenError, PostgresStore, SchemaError, Settings};
 use crate::domain::audit::AuditBy;
 use crate::domain::dealer::Dealer;
-use crate::domain::event::{ContactChange, ContactEvent, Event};
+use crate::domain::event::{ContactChange, ContactEvent, Event, QuarantineReason};
 use crate::domain::fan::{FanStep, Minted, Priority};
 use crate::domain::ids::{
     AppName, CorpId, ExternalUserid, FanKey, Openid, PendingId, SinkName, Unionid, UserId,
@@ -411,4 +411,115 @@ async fn links_fans_and_dealers_can_be_read_with_sql() {
 /// The clock of the database, in milliseconds.
 async fn store_now() -> i64 {
     ask("SELECT (extract(epoch FROM now()) * 1000)::bigint::text").await.parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_of_the_release_before_runs_on_while_and_after_a_newer_one_migrates_the_schema() {
+    const BEFORE_AND_AFTER: usize = 100;
+    let Some(place) = Place::new() else { return };
+    let store = place.open().await;
+    let (next, is_done) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let mut tasks = JoinSet::new();
+    for _ in 0..4 {
+        let (store, next, is_done) = (store.clone(), next.clone(), is_done.clone());
+        tasks.spawn(async move {
+            while !is_done.load(Relaxed) {
+                let n = next.fetch_add(1, Relaxed);
+                assert!(matches!(store.append(added(n)).await, Ok(Appended::New(_))), "{n}");
+            }
+        });
+    }
+    let until = async |sent: usize| {
+        while next.load(Relaxed) < sent {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    until(BEFORE_AND_AFTER).await;
+    // What a newer program does: it adds, in one transaction that holds the lock of those who write.
+    let schema = place.settings.schema.clone();
+    let migrate = format!(
+        "BEGIN; SELECT 1 FROM {schema}.cluster FOR UPDATE; ALTER TABLE {schema}.queue ADD COLUMN more text; \
+         ALTER TABLE {schema}.record ADD COLUMN more int NOT NULL DEFAULT 0; CREATE TABLE {schema}.another (n int); \
+         UPDATE {schema}.cluster SET schema_version = schema_version + 1; COMMIT"
+    );
+    tokio::task::spawn_blocking(move || execute(&migrate)).await.unwrap();
+    let migrated_at = next.load(Relaxed);
+    until(migrated_at + BEFORE_AND_AFTER).await;
+    is_done.store(true, Relaxed);
+    tasks.join_all().await;
+    // Another one of that release starts on it.
+    let other = place.open().await;
+    assert_eq!(other.counts().inbox, next.load(Relaxed) as u64);
+    assert_eq!(other.append(added(0)).await, Ok(Appended::Duplicate));
+    assert_eq!(disagreements(&other).await, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_erasure_finds_a_quarantined_message_that_another_replica_stores_meanwhile() {
+    let Some(place) = Place::new() else { return };
+    let (one, other) = (place.open().await, place.open().await);
+    for store in [&one, &other, &one] {
+        beat(store, SHORT).await;
+    }
+    let (mut sent, mut receipts) = (0_u64, 0);
+    for n in 0..20 {
+        let id = format!("wmPERSON{n}");
+        let person = PersonId::ExternalUserid(ExternalUserid::new(id.clone()).unwrap());
+        let mut erasing = pin!(one.forget(&person, None, AuditBy::service(), T0));
+        loop {
+            sent += 1;
+            let payload = Payload::Quarantine {
+                reason: QuarantineReason::ReceiveId,
+                receive_id: String::new(),
+                created_at: None,
+                message: format!("<xml><ExternalUserID>{id}</ExternalUserID></xml>").into_bytes(),
+                event: None,
+            };
+            let digest = MessageDigest::of(&app(), &sent.to_be_bytes());
+            let arrival = Arrival { app: app(), digest, received_at: T0, payload };
+            tokio::select! {
+                biased;
+                receipt = &mut erasing => {
+                    receipt.unwrap();
+                    receipts += 1;
+                    break;
+                }
+                appended = other.append(arrival) => drop(appended.unwrap()),
+            }
+        }
+    }
+    for store in [&other, &one] {
+        store.put_moment(crate::domain::time::Moment::on_the_wall(T0, None)).await.unwrap();
+    }
+    let left = one.events(EventState::Quarantined, EventId(0), 1_000).await.unwrap();
+    assert!(left.len() <= 2 * receipts, "{} of {sent} messages are left", left.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_told_has_no_ids_of_people_and_lookups_of_others_are_found() {
+    let Some(place) = Place::new() else { return };
+    let (one, other) = (place.open().await, place.open().await);
+    for store in [&one, &other, &one] {
+        beat(store, SHORT).await;
+    }
+    assert_eq!(one.lease(T0, 9, 9).await.unwrap().len(), 0, "the queues are read to their ends");
+    other.append(added(1)).await.unwrap();
+    let work = other.lease(T0, 9, 9).await.unwrap().remove(0);
+    other.settle(vec![(work, Outcome::Missed)], T0).await.unwrap();
+    let mut later = T0;
+    let found = loop {
+        later = later.plus_ms(60_000);
+        if let Some(found) = one.lease(later, 9, 9).await.unwrap().pop() {
+            break found;
+        }
+        assert!(later.millis_since(T0) < 86_400_000, "the lookup is not found");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    assert_eq!(found.contact.external_userid.as_str(), "wm1");
+    let select = format!(
+        "SELECT COALESCE(string_agg(encode(k, 'escape'), ' '), '') FROM {}.told, unnest(keys) AS k",
+        place.settings.schema
+    );
+    let told = ask(&select).await;
+    assert!(!told.contains("wm1") && !told.is_empty(), "{told}");
 }

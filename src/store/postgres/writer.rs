@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_postgres::Error;
+use tokio_postgres::error::Severity;
 
 use super::connection::{Connection, NewCommit, Told};
 use super::database::{Database, in_words};
@@ -75,8 +76,6 @@ struct Outcome {
     meta: Meta,
     /// How many transactions were decided; those behind them wait for the next group.
     decided: usize,
-    /// Whether a person is erased.
-    erases: bool,
     /// How it changes what is shown to SQL.
     shown: Changes,
 }
@@ -117,9 +116,15 @@ impl Writer {
     /// Commits a group, or the first part of a large one, however long the database is away. Returns how many of its
     /// transactions.
     async fn commit(&mut self, group: &mut [Box<dyn Job>]) -> Result<usize, StoreError> {
+        self.state.begins_to_commit();
+        let committed = self.commit_in_the_end(group).await;
+        self.state.ends_to_commit(committed.is_ok());
+        committed
+    }
+
+    async fn commit_in_the_end(&mut self, group: &mut [Box<dyn Job>]) -> Result<usize, StoreError> {
         let id: [u8; 16] = rand::random();
         let (mut may_be_committed, mut refusals) = (None, 0);
-        self.state.begins_to_commit();
         loop {
             let Some(connection) = self.connected().await else {
                 self.pause().await?;
@@ -131,7 +136,6 @@ impl Writer {
                     self.connection = Some(connection);
                     self.meta = meta;
                     self.state.answered();
-                    self.state.has_committed();
                     self.state.no_trouble();
                     return Ok(decided);
                 }
@@ -161,14 +165,14 @@ impl Writer {
         Ok(())
     }
 
-    /// Tries to commit a group once. An outcome that `may_be_committed` under this id is looked up before it is tried
-    /// again.
+    /// Tries to commit a group once. An outcome that `may_be_committed`, with this number and id, is looked up before it is
+    /// tried again.
     async fn attempt(
         &self,
         connection: &Connection,
         group: &mut [Box<dyn Job>],
         id: [u8; 16],
-        may_be_committed: &mut Option<Outcome>,
+        may_be_committed: &mut Option<(i64, Outcome)>,
     ) -> Result<Outcome, Failure> {
         let mut known = Known::nothing(self.state.salt);
         let wanted = if may_be_committed.is_none() {
@@ -177,38 +181,36 @@ impl Writer {
         } else {
             Wanted::default()
         };
-        let looked_up = may_be_committed.is_some().then_some(id);
+        let looked_up = may_be_committed.as_ref().map(|(seq, _)| (*seq, id));
         let (head, is_committed) = connection.begin_commit(looked_up, wanted, &mut known).await?;
         let Some((head, meta)) = head else {
             return Err(Failure::Refused(StoreError::Damaged("the counters are missing".to_owned())));
         };
-        let mut followed = self.state.followed.lock().await;
-        self.state.catch_up(connection, &mut followed, head).await?;
-        if let Some(outcome) = may_be_committed.as_ref().filter(|_| is_committed) {
-            // It counts once it is where every commit has to be, on a standby that is waited for, say. So one that is
-            // made after it must get there.
-            let new = NewCommit {
-                seq: head + 1,
-                id: rand::random(),
-                meta: &meta,
-                told: None,
-                erases: outcome.erases,
-            };
-            self.commit_all(connection, new, &outcome.writes, (&Batch::new(), &Changes::default())).await?;
-            self.committed(&mut followed, head + 1, outcome.meta.counts, &outcome.writes);
-            return may_be_committed.take().ok_or(Failure::Warned);
+        self.state.catch_up(connection, head).await?;
+        if let Some((_, outcome)) = may_be_committed.as_ref().filter(|_| is_committed) {
+            let counts = decode::<Meta>(&keys::meta(), &meta).map_err(Failure::Refused)?.counts;
+            self.confirm(connection, head + 1, &meta, &outcome.writes).await?;
+            self.committed(head + 1, counts, &outcome.writes);
+            return may_be_committed.take().map(|(_, outcome)| outcome).ok_or(Failure::Warned);
         }
         *may_be_committed = None;
         let outcome = decide(connection, group, known, &meta).await?;
         if outcome.writes.is_empty() && lock(&self.state.signals).is_empty() {
-            connection.roll_back().await?;
+            if head <= self.state.confirmed.load(Relaxed) {
+                connection.roll_back().await?;
+            } else {
+                // What was decided may rest on commits of others that are not where they have to be: a message counts as
+                // known only if it cannot be lost.
+                self.confirm(connection, head + 1, &meta, &Batch::new()).await?;
+                self.committed(head + 1, outcome.meta.counts, &Batch::new());
+            }
             return Ok(outcome);
         }
         let meta = encode(&keys::meta(), &outcome.meta).map_err(Failure::Refused)?;
         // Before it can be read.
         self.state.watches.show(&outcome.writes);
-        let outcome = may_be_committed.insert(outcome);
-        let new = NewCommit { seq: head + 1, id, meta: &meta, told: None, erases: outcome.erases };
+        let (seq, outcome) = may_be_committed.insert((head + 1, outcome));
+        let new = NewCommit { seq: *seq, id, meta: &meta, told: None };
         if let Err(error) =
             self.commit_all(connection, new, &outcome.writes, (&outcome.writes, &outcome.shown)).await
         {
@@ -217,8 +219,21 @@ impl Writer {
             }
             return Err(error);
         }
-        self.committed(&mut followed, head + 1, outcome.meta.counts, &outcome.writes);
-        may_be_committed.take().ok_or(Failure::Warned)
+        self.committed(head + 1, outcome.meta.counts, &outcome.writes);
+        may_be_committed.take().map(|(_, outcome)| outcome).ok_or(Failure::Warned)
+    }
+
+    /// Makes sure that all commits so far are where every commit has to be, on a standby that is waited for, say: one that
+    /// is made after them gets there. It tells what was `written` by one that may not have been heard.
+    async fn confirm(
+        &self,
+        connection: &Connection,
+        seq: i64,
+        meta: &[u8],
+        written: &Batch,
+    ) -> Result<(), Failure> {
+        let new = NewCommit { seq, id: rand::random(), meta, told: None };
+        self.commit_all(connection, new, written, (&Batch::new(), &Changes::default())).await
     }
 
     /// Commits these writes, and tells the other replicas of what was `written`.
@@ -248,8 +263,9 @@ impl Writer {
     }
 
     /// Makes known what was committed.
-    fn committed(&self, followed: &mut i64, seq: i64, counts: Counts, writes: &Batch) {
-        *followed = seq;
+    fn committed(&self, seq: i64, counts: Counts, writes: &Batch) {
+        *lock(&self.state.followed) = seq;
+        self.state.confirmed.store(seq, Relaxed);
         self.state.set_counts(counts);
         self.state.queues.add(self.state.queues.rows_of(writes));
         self.state.committed.notify_one();
@@ -272,8 +288,12 @@ impl Writer {
 /// Whether the database has refused a statement, and may do so again: nothing was committed, neither was the connection
 /// lost nor the database stopped, and it is no wait for others that took too long.
 fn is_refusal(error: &Error) -> bool {
-    let passes = ["40", "55P03", "57P"];
-    error.code().is_some_and(|code| !passes.iter().any(|passing| code.code().starts_with(passing)))
+    // Conflicts; a lock that is held; cancelled, or the server is stopping.
+    let passes = ["40", "55P03", "57"];
+    error.as_db_error().is_some_and(|error| {
+        error.parsed_severity() == Some(Severity::Error)
+            && !passes.iter().any(|passing| error.code().code().starts_with(passing))
+    })
 }
 
 /// Decides a group in a transaction of the database, with what all commits before have written at hand.
@@ -299,8 +319,7 @@ async fn decide(
 
 /// Runs the transactions of a group one after the other, each of which sees what those before it write.
 fn run_all(group: &mut [Box<dyn Job>], known: &Known, mut meta: Meta) -> Outcome {
-    let (mut all, mut index, mut bytes, mut decided, mut erases) =
-        (Batch::new(), BTreeMap::new(), 0, 0, false);
+    let (mut all, mut index, mut bytes, mut decided) = (Batch::new(), BTreeMap::new(), 0, 0);
     for job in group {
         if bytes >= GROUP_BYTES {
             break;
@@ -311,9 +330,8 @@ fn run_all(group: &mut [Box<dyn Job>], known: &Known, mut meta: Meta) -> Outcome
         if !job.run(&mut txn) {
             continue;
         }
-        let Decided { writes, index: changed, meta: after, erases: this_one } = txn.into_decided();
+        let Decided { writes, index: changed, meta: after, .. } = txn.into_decided();
         meta = after;
-        erases |= this_one;
         bytes += writes.values().flatten().map(Vec::len).sum::<usize>();
         all.extend(writes);
         for (print, fan, leads) in changed {
@@ -321,5 +339,5 @@ fn run_all(group: &mut [Box<dyn Job>], known: &Known, mut meta: Meta) -> Outcome
             all.insert(fan_entry(print, fan), leads.then(Vec::new));
         }
     }
-    Outcome { writes: all, meta, decided, erases, shown: Changes::default() }
+    Outcome { writes: all, meta, decided, shown: Changes::default() }
 }

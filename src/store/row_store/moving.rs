@@ -61,10 +61,14 @@ impl<B: Backend> Movable for RowStore<B> {
         let salt = decode::<Meta>(&keys::meta(), meta)?.store_id;
         let mut entries = Vec::new();
         for (key, value) in rows.iter().filter(|(key, _)| key.first() == Some(&b'n')) {
-            let number = keys::sheet_number(key)?;
-            Clues::read(key, value)?.for_each(number, |clue, fan| {
-                entries.extend(B::index_entry(clue.print(salt), fan).map(|key| (key, Vec::new())));
-            });
+            let read = keys::sheet_number(key).and_then(|number| Ok((number, Clues::read(key, value)?)));
+            match read {
+                Ok((number, clues)) => clues.for_each(number, |clue, fan| {
+                    entries.extend(B::index_entry(clue.print(salt), fan).map(|key| (key, Vec::new())));
+                }),
+                // It is as damaged there as it was here, and its fans cannot be found here either.
+                Err(error) => tracing::warn!(%error, "a damaged record is copied as it is"),
+            }
         }
         let all = [rows, entries].concat();
         let transactions = all.chunks(ROWS_PER_TRANSACTION).map(|rows| {

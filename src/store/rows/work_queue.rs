@@ -221,6 +221,13 @@ impl WorkQueues {
         }
     }
 
+    /// Has the queue of this row read from its front.
+    pub(crate) fn read_one_again(&self, key: &[u8]) {
+        if let Some(queue) = self.of(key) {
+            queue.state().read_to = vec![queue.prefix];
+        }
+    }
+
     /// Ends that rows are leased or put off, whoever holds them.
     pub(crate) fn end_leases(&self) {
         self.all().into_iter().for_each(WorkQueue::begin_again);

@@ -9,7 +9,6 @@ use super::super::state::AdminState;
 use super::view::HeldBack;
 use crate::domain::ids::{AppName, CorpId, SinkName};
 use crate::domain::time::Timestamp;
-use crate::http::problem::Problem;
 use crate::store::{Duty, Replica};
 use crate::worker::sink_status::SinkStatus;
 
@@ -85,10 +84,11 @@ pub fn published(state: &AdminState) -> Option<String> {
 
 impl AdminState {
     /// The replicas, and what the others know.
-    pub(in super::super) async fn replicas(&self) -> Result<Replicas, Problem> {
+    pub(in super::super) async fn replicas(&self) -> Replicas {
         let mut all = Replicas::default();
-        let Some(replicas) = self.store.replicas() else { return Ok(all) };
-        for replica in replicas.replicas().await? {
+        let Some(replicas) = self.store.replicas() else { return all };
+        // Without an answer this one's own status is better than none.
+        for replica in replicas.replicas().await.unwrap_or_default() {
             let Replica { id, name, version, seen_at, holds, status } = replica;
             let (this, mut started_at) = (id == replicas.id(), None);
             // A newer program may publish something else.
@@ -104,6 +104,6 @@ impl AdminState {
             }
             all.views.push(ReplicaView { id, name, version, this, started_at, seen_at, holds });
         }
-        Ok(all)
+        all
     }
 }

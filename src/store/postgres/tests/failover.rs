@@ -119,7 +119,7 @@ async fn without_its_standby_a_server_acknowledges_nothing_even_if_the_wait_is_c
         Some((primary, standby))
     });
     let Some((primary, standby)) = clusters.await else { return };
-    let store = open_on(&[&primary]).await;
+    let (store, other) = (open_on(&[&primary]).await, open_on(&[&primary]).await);
     assert!(matches!(store.append(added(0)).await, Ok(Appended::New(_))));
     standby.signal("STOP");
     let (next, is_done) = (Arc::new(AtomicUsize::new(1)), Arc::new(AtomicBool::new(false)));
@@ -135,6 +135,11 @@ async fn without_its_standby_a_server_acknowledges_nothing_even_if_the_wait_is_c
     }
     is_done.store(true, Relaxed);
     assert_eq!(tasks.join_all().await.concat(), [0_usize; 0], "nothing is on the standby");
+    // Neither may another replica say that it knows what was committed here and nowhere else.
+    for n in 1..next.load(Relaxed).min(4) {
+        assert!(other.append(added(n)).await.is_err(), "{n} was acknowledged as known");
+    }
+    assert!(store.ready().is_err(), "nothing can be made durable");
     standby.signal("CONT");
     // It goes on by itself, and what was committed meanwhile is there once.
     while store.append(added(1_000_000)).await.is_err() {}
