@@ -35,7 +35,7 @@
 //!    quarantined until an operator has corrected a setting.
 //! 5. [`Store::append`](store::Store::append) drops duplicates and makes the event durable in the inbox. Only
 //!    then WeCom gets its 200. The store is [`store::embedded`]: one writer thread, a write-ahead log with
-//!    checkpoints, and sled as its index.
+//!    checkpoints, and sled as its index; or [`store::postgres`], a database that several replicas share.
 //! 6. [`worker::resolve`] leases the event from the inbox, batches customers by the corp whose token converts
 //!    them and calls [`wecom::Platform`], whose [`Client`](wecom::Client) makes no call without a permit from
 //!    the [`Limiter`](wecom::Limiter). [`worker::breaker`] holds back the calls of an app, dealer or API that
@@ -68,6 +68,14 @@
 //!   and stops it, [`cli`] is the command line.
 //! - [`simulator`] is a working model of WeCom behind a socket: for the demo, for development, for the tests.
 //!
+//! # Several replicas
+//!
+//! Where the store is shared, any replica does steps 1 to 5, and answers the admin API. The workers run in the one that
+//! holds the lease [`Duty::Work`](store::Duty), and each sink is delivered to by the one that holds its lease: `app::duties`
+//! begins and ends both with the leases. A lease is trusted for less time than it lasts. [`store::Replicas`] is what the
+//! replicas have in common: leases, a clock, and signals, which `app::replicas` passes between [`worker::Wake`] and the
+//! store. Nothing that must not be lost or done twice depends on a lease, a clock or a signal.
+//!
 //! # Direction
 //!
 //! `main → cli → app → { http, worker } → { store, wecom, sink, intake } → domain`, and
@@ -99,9 +107,8 @@
 //!
 //! # Deliberately absent
 //!
-//! No clustering of our own: past one machine, a database server would take the place of the embedded store,
-//! behind the same [`Store`](store::Store) trait and contract tests. No messages to customers, no customer
-//! profiles, no plugin system.
+//! No clustering of our own: past one machine, a database server takes the place of the embedded store. No messages
+//! to customers, no customer profiles, no plugin system.
 
 pub mod app;
 pub mod at_rest;

@@ -65,13 +65,13 @@ impl Deliveries {
         self.lifecycle.supervise_until(format!("sink {name}"), ended, async move {
             let Some(_turn) = stop.run_until_cancelled(turn.lock_owned()).await else { return };
             let sink = Mutex::new(Some(sink));
-            let lend = || sink.lock().unwrap_or_else(PoisonError::into_inner);
+            let kept = || sink.lock().unwrap_or_else(PoisonError::into_inner);
             let deliver = |term| async {
                 // It is given back at the end of each term.
-                let lent = lend().take();
+                let lent = kept().take();
                 if let Some(lent) = lent {
                     let given_back = deliver::run(context.clone(), name.clone(), lent, start, term).await;
-                    *lend() = Some(given_back);
+                    *kept() = Some(given_back);
                 }
             };
             let duty = Duty::Sink(name.clone());

@@ -77,7 +77,7 @@ use optional_calls::OptionalCalls;
 use parallelism::Parallelism;
 use sink_status::SinkRegistry;
 
-/// Wake-up signals of the workers. What another replica's workers have to know is [forwarded](Wake::forward_to) to it.
+/// Wake-up signals of the workers. What another replica's workers have to know is [forwarded](Wake::forward) to it.
 #[derive(Debug, Default)]
 pub struct Wake {
     /// An event was appended or redriven.

@@ -152,6 +152,25 @@ fn setting_the_wall_clock_neither_frees_nor_blocks_calls() {
 }
 
 #[test]
+fn a_wrong_reading_of_a_shared_clock_does_not_stop_the_time_of_the_ledger() {
+    let at = |ms: i64| moment(ms, 0, ms);
+    let mut ledger = Ledger::default();
+    assert_eq!(one(&mut ledger, SMALL, at(8 * HOUR_MS), 50), Grant::Permits(50));
+    let Grant::Exhausted { wait_ms } = one(&mut ledger, SMALL, at(0), 1) else {
+        panic!("the hour is used up")
+    };
+    assert!(wait_ms <= HOUR_MS + MINUTE_MS);
+    assert_eq!(one(&mut ledger, SMALL, at(wait_ms), 1), Grant::Permits(1));
+    // Readings that arrive in another order within a minute let no time pass twice.
+    let mut ledger = Ledger::default();
+    assert_eq!(one(&mut ledger, SMALL, at(HOUR_MS), 50), Grant::Permits(50));
+    for _ in 0..200 {
+        assert!(matches!(one(&mut ledger, SMALL, at(HOUR_MS - 30_000), 1), Grant::Exhausted { .. }));
+        assert!(matches!(one(&mut ledger, SMALL, at(HOUR_MS), 1), Grant::Exhausted { .. }));
+    }
+}
+
+#[test]
 fn calls_from_one_address_share_its_limit() {
     let (mut first, mut second, mut address) = <(Ledger, Ledger, Ledger)>::default();
     let start = Timestamp::from_secs(1_000_000);
