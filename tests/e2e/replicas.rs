@@ -239,6 +239,22 @@ impl<'a> Load<'a> {
     }
 }
 
+/// Waits until the sink has everything, for as long as it makes progress.
+async fn delivered(world: &World) {
+    let (mut lag, mut since) = (Value::Null, Instant::now());
+    loop {
+        let now = world.get("/v1/status").await["sinks"][0]["lag_entries"].clone();
+        if now == 0 {
+            return;
+        }
+        if lag != now {
+            (lag, since) = (now, Instant::now());
+        }
+        assert!(since.elapsed() < PATIENCE, "{lag} entries are not delivered");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
 fn setup(hooks: &Webhook) -> Setup {
     let options =
         Options { base_per_minute: 10_000_000, base_per_hour: 10_000_000, ..Setup::default().options };
@@ -342,6 +358,7 @@ async fn whichever_replica_is_killed_or_restarted_nothing_acknowledged_is_lost_o
     }
     println!("{:?} callbacks and fans acknowledged", ledger.lock().unwrap().counts());
     pair.world.wecom.clear_faults();
+    delivered(&pair.world).await;
     ledger.into_inner().unwrap().check(&pair.world, &mut reader).await;
     check_received("webhook", &hooks.received(), &reader.read);
     let counters = pair.world.wecom.counters();
