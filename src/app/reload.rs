@@ -24,6 +24,7 @@ use crate::http::api::{Guard, Token};
 use crate::http::doors::Doors;
 use crate::http::{ConfigurationProblem, DoorSet, Reload, Reloaded};
 use crate::telemetry::audit::log_audit;
+use crate::telemetry::causes::with_causes;
 use crate::telemetry::logs::FilterHandle;
 use crate::worker::Context;
 use crate::worker::apps::ReloadedSettings;
@@ -231,11 +232,6 @@ fn view(problem: Problem) -> ConfigurationProblem {
 
 /// A problem that the checks of the configuration do not find.
 fn problem(key: &str, error: &dyn Error) -> Problem {
-    let mut reason = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        reason = format!("{reason}: {error}");
-        cause = error.source();
-    }
+    let reason = with_causes(error);
     Problem { severity: config::Severity::Error, key: key.to_owned(), reason, hint: None }
 }

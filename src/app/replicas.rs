@@ -125,7 +125,7 @@ async fn take_up(context: &Context, duties: &Duties, signal: Signal) {
     context.wake.hear(signal);
 }
 
-/// Tells the other replicas what is told here, until `stop`.
+/// Passes the signals of this process on to the other replicas, until `stop`.
 async fn tell(
     mut told: mpsc::Receiver<Signal>,
     replicas: &dyn Replicas,
@@ -133,7 +133,7 @@ async fn tell(
     stop: CancellationToken,
 ) {
     while let Some(Some(signal)) = stop.run_until_cancelled(told.recv()).await {
-        // The work is done here, and who does not do it only has to know this.
+        // The replica that works handles its own signals; the others need only the change of suites.
         let concerns_others = !duties.has(&Duty::Work) || signal == Signal::SuitesChanged;
         if concerns_others && let Err(error) = replicas.tell(signal).await {
             tracing::debug!(error = error.to_string(), "a signal to other replicas is lost");
@@ -165,7 +165,7 @@ async fn read_again(context: &Context, duties: &Duties) {
     read_suites(context, duties).await;
 }
 
-/// Who works reads the suites itself, and acts upon what has changed.
+/// Reads the suites, unless this replica works: then the worker reads them, and acts upon what has changed.
 async fn read_suites(context: &Context, duties: &Duties) {
     if duties.has(&Duty::Work) || context.apps.suites().is_empty() {
         return;

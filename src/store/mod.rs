@@ -367,7 +367,7 @@ pub trait Store:
     /// What replicas of the service have in common through this store; `None` if only one process can use it.
     fn replicas(&self) -> Option<&dyn Replicas>;
 
-    /// Ends all leases. Whoever holds one has ended, or will not settle.
+    /// Ends the leases of all pieces of work. The tasks that hold them must have ended, or never settle them.
     fn end_leases(&self);
 
     /// Completes the submitted transactions and closes the store. Later calls return [`StoreError::Closed`].

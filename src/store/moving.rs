@@ -78,7 +78,7 @@ impl Sums {
     }
 }
 
-/// Copies everything. `told` hears how many rows were copied, and then how many were compared.
+/// Copies everything. `told` is called with `copied` or `compared`, and the number of rows so far.
 ///
 /// # Errors
 /// See [`MoveError`].

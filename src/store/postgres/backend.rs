@@ -8,7 +8,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 use tokio_postgres::Error;
 
 use super::connection::Connection;
-use super::database::{Database, in_words};
+use super::database::Database;
 use super::known::{Known, fan_entry};
 use super::leases::Leases;
 use super::state::{State, lock};
@@ -19,6 +19,7 @@ use crate::store::rows::ids::FanNumber;
 use crate::store::rows::view::{Damaged, View};
 use crate::store::rows::watch::Watches;
 use crate::store::{Counts, LogStatus, Replicas, StoreError};
+use crate::telemetry::causes::with_causes;
 
 /// Why there is no answer in time.
 const SILENT: &str = "it has not answered for some seconds";
@@ -219,5 +220,5 @@ impl Drop for Postgres {
 }
 
 fn unavailable(error: &dyn std::error::Error) -> StoreError {
-    StoreError::Unavailable(in_words(error))
+    StoreError::Unavailable(with_causes(error))
 }

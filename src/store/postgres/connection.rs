@@ -98,7 +98,7 @@ pub(super) struct NewCommit<'a> {
     pub(super) seq: i64,
     pub(super) id: [u8; 16],
     pub(super) meta: &'a [u8],
-    /// What other replicas are told, if there are any.
+    /// The message to other replicas, if there are any.
     pub(super) told: Option<&'a Told>,
 }
 
@@ -294,7 +294,7 @@ impl Connection {
         Ok(head.first().map(|row| (row.get(0), row.get(1))))
     }
 
-    /// What the commits after `after` and up to `to` have told, in their order: the number of each, and what.
+    /// The messages to other replicas of the commits after `after` and up to `to`, in order, each with the commit's number.
     pub(super) async fn told(&self, after: i64, to: i64) -> Result<Vec<(i64, Told)>, Error> {
         let rows = self.told.query(&self.client, &[&after, &to]).await?;
         let told = |row: &Row| (row.get(0), Told { keys: row.get(1), signals: row.get(2) });

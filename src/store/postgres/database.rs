@@ -79,17 +79,6 @@ fn of_host(all: &Config, n: usize) -> Config {
     config
 }
 
-/// An error with its cause, in which the server says what is wrong.
-pub(super) fn in_words(error: &dyn std::error::Error) -> String {
-    let mut words = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        words = format!("{words}: {error}");
-        cause = error.source();
-    }
-    words
-}
-
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub enum Unreachable {

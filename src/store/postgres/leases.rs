@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, broadcast, mpsc};
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 
-use super::database::{Database, RELEASED, Unreachable, in_words};
+use super::database::{Database, RELEASED, Unreachable};
 use super::following::channel;
 use super::migrations;
 use super::state::{State, lock};
@@ -24,7 +24,10 @@ use crate::domain::time::Timestamp;
 use crate::store::row_store::{Job, Reply, in_time};
 use crate::store::rows::txn::Txn;
 use crate::store::{Duty, Heard, Heartbeat, Replica, Replicas, Signal, StoreError};
+use crate::telemetry::causes::with_causes;
 
+/// The clock of the database, in milliseconds.
+const NOW_MS: &str = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint";
 /// A replica that was not heard of for so long does not count.
 const LIVES: &str = "interval '10 seconds'";
 /// Questions that may wait for an answer, each for so long.
@@ -53,7 +56,7 @@ fn text(value: impl Into<String>) -> (Box<dyn ToSql + Sync + Send>, Type) {
     (Box::new(value.into()), Type::TEXT)
 }
 
-/// A connection for questions, which are asked one after the other.
+/// A connection for questions, and another one for each that is asked while one waits for its answer.
 pub(super) struct Questions {
     database: Database,
     client: Arc<Mutex<Option<Client>>>,
@@ -94,7 +97,7 @@ impl Questions {
         in_time(async {
             let sent = sent.await.map_err(|error| StoreError::Failed(error.to_string()))?;
             let sent = sent.unwrap_or(Err(Unreachable::Silent));
-            sent.map_err(|error| StoreError::Unavailable(in_words(&error)))
+            sent.map_err(|error| StoreError::Unavailable(with_causes(&error)))
         })
         .await
     }
@@ -105,11 +108,16 @@ impl Leases {
         &self.beats.database.schema
     }
 
+    /// Notifies the replicas that listen of a released lease, which they claim at once.
+    fn notice(&self) -> (String, Values) {
+        let channel = channel(&self.beats.database);
+        ("SELECT pg_notify($1, $2)".to_owned(), vec![text(channel), text(RELEASED)])
+    }
+
     /// Reads the clock of the database, before anybody reads the time from this one.
     pub(super) async fn read_clock(&self) -> Result<(), StoreError> {
         let asked_ms = ServerClock::local_ms();
-        let now = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint".to_owned();
-        let results = self.beats.ask(vec![(now, vec![])]).await?;
+        let results = self.beats.ask(vec![(format!("SELECT {NOW_MS}"), vec![])]).await?;
         let now = results.first().and_then(|rows| rows.first()).map_or(0, |row| row.get(0));
         self.state.clock.read(Timestamp::from_millis(now), asked_ms, ServerClock::local_ms());
         Ok(())
@@ -121,10 +129,7 @@ impl Leases {
         let id = || vec![text(self.id())];
         let release = format!("UPDATE {schema}.lease SET expires_at = to_timestamp(0) WHERE holder = $1");
         let leave = format!("DELETE FROM {schema}.replica WHERE id = $1");
-        let channel = channel(&self.beats.database);
-        let notified = vec![text(channel), text(RELEASED)];
-        let notify = "SELECT pg_notify($1, $2)".to_owned();
-        self.beats.ask(vec![(release, id()), (leave, id()), (notify, notified)]).await.map(drop)
+        self.beats.ask(vec![(release, id()), (leave, id()), self.notice()]).await.map(drop)
     }
 }
 
@@ -175,7 +180,7 @@ impl Replicas for Leases {
         ];
         let look = format!(
             "SELECT (SELECT count(*) FROM {schema}.replica WHERE seen_at > clock_timestamp() - {LIVES}), \
-             oldest_binary, (extract(epoch FROM clock_timestamp()) * 1000)::bigint FROM {schema}.cluster"
+             oldest_binary, {NOW_MS} FROM {schema}.cluster"
         );
         let forget = format!("DELETE FROM {schema}.replica WHERE seen_at < clock_timestamp() - {FORGOTTEN}");
         let statements = [(seen, seen_values), (claim, claim_values), (look, vec![]), (forget, vec![])];
@@ -203,11 +208,7 @@ impl Replicas for Leases {
             "UPDATE {schema}.lease SET expires_at = to_timestamp(0) WHERE holder = $1 AND name = ANY($2)"
         );
         let values = vec![text(self.id()), (Box::new(names) as Box<_>, Type::TEXT_ARRAY)];
-        // Those that listen claim them at once.
-        let channel = channel(&self.beats.database);
-        let notified = vec![text(channel), text(RELEASED)];
-        let notify = "SELECT pg_notify($1, $2)".to_owned();
-        self.beats.ask(vec![(release, values), (notify, notified)]).await.map(drop)
+        self.beats.ask(vec![(release, values), self.notice()]).await.map(drop)
     }
 
     async fn replicas(&self) -> Result<Vec<Replica>, StoreError> {

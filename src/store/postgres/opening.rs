@@ -11,7 +11,7 @@ use tokio_postgres::config::{Host, SslMode};
 use super::backend::Postgres;
 use super::checks::{self, UnsafeServer};
 use super::connection::{Connection, NewCommit};
-use super::database::{Database, Unreachable, in_words};
+use super::database::{Database, Unreachable};
 use super::following::{self, Notify};
 use super::known::Known;
 use super::leases::{Leases, Questions};
@@ -27,6 +27,7 @@ use crate::store::rows::txn::Meta;
 use crate::store::rows::view::Damaged;
 use crate::store::rows::work_queue::WorkQueues;
 use crate::store::{Counts, StoreError};
+use crate::telemetry::causes::with_causes;
 
 /// Transactions that wait for the writer.
 const WAITING_MAX: usize = 4_096;
@@ -121,7 +122,7 @@ fn parse(url: &str) -> Result<Config, OpenError> {
     let url =
         url.replace("sslmode=verify-full", "sslmode=require").replace("sslmode=verify-ca", "sslmode=require");
     let config: Config =
-        url.parse().map_err(|error: tokio_postgres::Error| OpenError::Address(in_words(&error)))?;
+        url.parse().map_err(|error: tokio_postgres::Error| OpenError::Address(with_causes(&error)))?;
     if config.get_hosts().is_empty() {
         return Err(OpenError::Incomplete("host"));
     }

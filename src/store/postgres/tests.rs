@@ -112,6 +112,19 @@ fn pending(n: &str) -> PendingId {
     PendingId::new(format!("pend{n}")).unwrap()
 }
 
+/// Asserts that each of these messages, which were acknowledged, is known when it is sent again.
+async fn all_are_stored(store: &PostgresStore, acknowledged: Vec<usize>) {
+    let again = |n: usize| async move { (n, store.append(added(n)).await.unwrap()) };
+    for (n, appended) in join_all(acknowledged.into_iter().map(again)).await {
+        assert_eq!(appended, Appended::Duplicate, "{n} was acknowledged");
+    }
+}
+
+/// Brings what a store knows without asking up to date: it is as of the last commit that it has made or followed.
+async fn bring_up_to_date(store: &PostgresStore) {
+    store.put_moment(crate::domain::time::Moment::on_the_wall(T0, None)).await.unwrap();
+}
+
 async fn disagreements(store: &PostgresStore) -> Vec<String> {
     let counts = store.counts();
     let mut complaints = store.backend().read(|view| audit::complaints(view, counts)).await.unwrap();
@@ -165,8 +178,7 @@ async fn everybody_is_linked_once(one: Arc<PostgresStore>, other: Arc<PostgresSt
         });
     }
     tasks.join_all().await;
-    // What a store knows without asking is as of its last commit.
-    one.put_moment(crate::domain::time::Moment::on_the_wall(T0, None)).await.unwrap();
+    bring_up_to_date(&one).await;
     assert_eq!(disagreements(&one).await, [""; 0]);
     let entries = one.feed(0, 2 * PEOPLE, T0).await.unwrap();
     assert_eq!(
@@ -212,15 +224,10 @@ async fn whenever_connections_are_lost_what_was_acknowledged_is_stored_and_nothi
     is_done.store(true, Relaxed);
     let acknowledged = tasks.join_all().await.concat();
     assert!(acknowledged.len() > 100, "{} were acknowledged", acknowledged.len());
-    let again = |n: usize| {
-        let store = store.clone();
-        async move { (n, store.append(added(n)).await.unwrap()) }
-    };
-    for (n, appended) in join_all(acknowledged.into_iter().map(again)).await {
-        assert_eq!(appended, Appended::Duplicate, "{n} was acknowledged");
-    }
+    all_are_stored(&store, acknowledged).await;
     let sent = next.load(Relaxed);
-    join_all((0..sent).map(again)).await;
+    let store_again = &store;
+    join_all((0..sent).map(|n| async move { store_again.append(added(n)).await.unwrap() })).await;
     assert_eq!(store.counts().inbox, sent as u64);
     assert_eq!(disagreements(&store).await, [""; 0]);
     store.close().await;

@@ -20,7 +20,7 @@ use tokio_postgres::Error;
 use tokio_postgres::error::Severity;
 
 use super::connection::{Connection, NewCommit, Told};
-use super::database::{Database, in_words};
+use super::database::Database;
 use super::following::told_keys;
 use super::known::{InGroup, Known, Wanted, fan_entry};
 use super::shown::{self, Changes};
@@ -31,6 +31,7 @@ use crate::store::rows::records::{decode, encode};
 use crate::store::rows::source::Batch;
 use crate::store::rows::txn::{Decided, Meta, Txn};
 use crate::store::{Counts, StoreError};
+use crate::telemetry::causes::with_causes;
 
 /// Transactions of one group.
 const GROUP_MAX: usize = 256;
@@ -143,7 +144,7 @@ impl Writer {
                 Ok(Err(Failure::Database(error))) => {
                     // A refusal that does not pass must not keep up everybody behind it.
                     refusals += u32::from(may_be_committed.is_none() && is_refusal(&error));
-                    in_words(&error)
+                    with_causes(&error)
                 }
                 Ok(Err(Failure::Warned)) => "the database has warned".to_owned(),
                 Err(_) => "the database does not answer".to_owned(),
@@ -277,7 +278,7 @@ impl Writer {
             _ => match Connection::open(&self.database).await {
                 Ok(connection) => Some(connection),
                 Err(error) => {
-                    self.state.trouble(&in_words(&error));
+                    self.state.trouble(&with_causes(&error));
                     None
                 }
             },

@@ -99,13 +99,7 @@ async fn through_a_failover_to_a_synchronous_standby_nothing_acknowledged_is_los
         is_done.store(true, Relaxed);
         let acknowledged = tasks.join_all().await.concat();
         assert!(acknowledged.len() > 50, "{} were acknowledged", acknowledged.len());
-        let again = |n: usize| {
-            let store = store.clone();
-            async move { (n, store.append(added(n)).await.unwrap()) }
-        };
-        for (n, appended) in join_all(acknowledged.into_iter().map(again)).await {
-            assert_eq!(appended, Appended::Duplicate, "{n} was acknowledged");
-        }
+        all_are_stored(&store, acknowledged).await;
         assert_eq!(disagreements(&store).await, [""; 0]);
         store.close().await;
     }

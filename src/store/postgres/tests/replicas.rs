@@ -106,7 +106,7 @@ async fn an_erasure_finds_what_another_replica_stores_about_the_person_meanwhile
     }
     // What was in flight is committed, and both know of it.
     for store in [&other, &one] {
-        store.put_moment(crate::domain::time::Moment::on_the_wall(T0, None)).await.unwrap();
+        bring_up_to_date(store).await;
     }
     // Those that came after the erasure, one or two until it is known here, are ignored when they are settled. Without
     // what the other replica tells, all that came while one was searched for would be left.
@@ -150,7 +150,7 @@ async fn an_erasure_finds_a_quarantined_message_that_another_replica_stores_mean
         }
     }
     for store in [&other, &one] {
-        store.put_moment(crate::domain::time::Moment::on_the_wall(T0, None)).await.unwrap();
+        bring_up_to_date(store).await;
     }
     let left = one.events(EventState::Quarantined, EventId(0), 1_000).await.unwrap();
     assert!(left.len() <= 2 * receipts, "{} of {sent} messages are left", left.len());
