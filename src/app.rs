@@ -17,6 +17,7 @@ mod tokens;
 
 pub use assemble::{Assembled, Parts, SinkPart, StoredLedgers, Task, Workers, assemble};
 pub use reload::ConfigSource;
+pub use replicas::share_work;
 pub use sinks::BuildError;
 pub use start_error::StartError;
 
@@ -111,6 +112,7 @@ impl App {
         let listeners = [(public.clone(), public_limits), (private.clone(), admin_limits)];
         let store = opening::open_store(config, listeners, &metrics, &lifecycle.soft()).await?;
         // One clock for all replicas.
+        let machine = clock.clone();
         let clock = store.replicas().map_or(clock, Replicas::clock);
         let clock = Arc::new(ServiceClock::new(clock));
         let parts_of_sinks =
@@ -139,7 +141,7 @@ impl App {
             grace: Duration::from_millis(config.server.grace_ms),
             lifecycle,
         };
-        let duties = Arc::new(Duties::new(&*context.store, app.lifecycle.soft()));
+        let duties = Arc::new(Duties::new(&*context.store, machine, app.lifecycle.soft()));
         let deliveries = Deliveries::new(context.clone(), app.lifecycle.clone(), duties.clone());
         for sink in sinks {
             deliveries.start(sink);
@@ -188,7 +190,8 @@ impl App {
             }
             return Ok(());
         }
-        for (name, task) in replicas::tasks(workers, (context, &admin), duties, lifecycle) {
+        let status = move || api::published(&admin);
+        for (name, task) in replicas::tasks(workers, context, status, duties, lifecycle) {
             lifecycle.supervise(name, task);
         }
         Ok(())

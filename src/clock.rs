@@ -118,22 +118,36 @@ impl Clock for ServiceClock {
     }
 }
 
+/// A machine's clock that nobody can set, in milliseconds; its wall clock, where there is none.
+#[must_use]
+pub fn local_ms(machine: &dyn Clock) -> i64 {
+    let moment = machine.moment();
+    moment.steady.map_or_else(|| moment.wall.as_millis(), |steady| steady.uptime_ms)
+}
+
 /// The clock of a server, as far as this machine knows it: read now and then, and counted on by the boot clock in
 /// between. Several machines that read the same server agree to within a round trip, however their own clocks are set.
 ///
 /// Until it is read for the first time it shows the wall clock.
-#[derive(Debug, Default)]
 pub struct ServerClock {
+    /// The clocks of this machine.
+    machine: Arc<dyn Clock>,
     /// The server's clock minus this machine's, in milliseconds.
     offset_ms: AtomicI64,
     is_read: AtomicBool,
 }
 
 impl ServerClock {
+    /// A clock that was never read, on this machine.
+    #[must_use]
+    pub fn new(machine: Arc<dyn Clock>) -> Self {
+        Self { machine, offset_ms: AtomicI64::new(0), is_read: AtomicBool::new(false) }
+    }
+
     /// This machine's clock that nobody can set, in milliseconds.
     #[must_use]
-    pub fn local_ms() -> i64 {
-        steady().map_or_else(|| SystemClock.now().as_millis(), |steady| steady.uptime_ms)
+    pub fn local_ms(&self) -> i64 {
+        local_ms(&*self.machine)
     }
 
     /// Takes a reading of the server's clock, for which it was asked and has answered at these times of
@@ -150,9 +164,9 @@ impl ServerClock {
 impl Clock for ServerClock {
     fn now(&self) -> Timestamp {
         if self.is_read.load(Ordering::SeqCst) {
-            Timestamp::from_millis(Self::local_ms() + self.offset_ms.load(Ordering::SeqCst))
+            Timestamp::from_millis(self.local_ms() + self.offset_ms.load(Ordering::SeqCst))
         } else {
-            SystemClock.now()
+            self.machine.now()
         }
     }
 
@@ -240,7 +254,7 @@ mod tests {
 
     #[test]
     fn a_servers_clock_is_changed_by_no_more_than_a_reading_contradicts_it() {
-        let clock = ServerClock::default();
+        let clock = ServerClock::new(Arc::new(SystemClock));
         let ahead = |clock: &ServerClock| clock.offset_ms.load(Ordering::SeqCst);
         let server = |offset: i64, at: i64| Timestamp::from_millis(offset + at);
         clock.read(server(5_000, 110), 100, 120);

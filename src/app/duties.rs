@@ -6,14 +6,14 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::ServerClock;
+use crate::clock::{Clock, local_ms};
 use crate::store::{Duty, Heartbeat, Replicas, Store};
 
 /// How often leases are renewed.
@@ -31,6 +31,8 @@ type Term = Option<CancellationToken>;
 /// The duties of this process.
 pub(super) struct Duties {
     soft: CancellationToken,
+    /// The clock that leases are counted on.
+    machine: Arc<dyn Clock>,
     is_shared: bool,
     known: Mutex<BTreeMap<Duty, Held>>,
     /// Notified when there is another duty, or one may have become free.
@@ -62,9 +64,9 @@ impl Held {
 impl Duties {
     /// The duties of a process that stops when `soft` is cancelled. Where its store is shared, it has none before it holds
     /// their leases.
-    pub(super) fn new(store: &dyn Store, soft: CancellationToken) -> Self {
+    pub(super) fn new(store: &dyn Store, machine: Arc<dyn Clock>, soft: CancellationToken) -> Self {
         let is_shared = store.replicas().is_some();
-        Self { soft, is_shared, known: Mutex::default(), changed: Notify::new() }
+        Self { soft, machine, is_shared, known: Mutex::default(), changed: Notify::new() }
     }
 
     fn duties(&self) -> MutexGuard<'_, BTreeMap<Duty, Held>> {
@@ -144,10 +146,14 @@ impl Duties {
     }
 
     /// Holds leases until the soft stop; `status` is what is published with each heartbeat.
-    pub(super) async fn hold(&self, replicas: &dyn Replicas, status: impl Fn() -> Option<String>) {
+    pub(super) async fn hold(
+        &self,
+        replicas: &dyn Replicas,
+        status: impl Fn() -> Option<String> + Send + Sync,
+    ) {
         let mut is_failing = false;
         while !self.soft.is_cancelled() {
-            let asked_ms = ServerClock::local_ms();
+            let asked_ms = local_ms(&*self.machine);
             let beaten = self.trusting(replicas.beat(&self.wanted(), status())).await;
             match beaten {
                 Some(Ok(heartbeat)) => {
@@ -167,13 +173,14 @@ impl Duties {
             }
             let next_ms = asked_ms + BEAT_EVERY_MS;
             let due = async {
-                while ServerClock::local_ms() < next_ms {
-                    let rest_ms = u64::try_from(next_ms - ServerClock::local_ms()).unwrap_or(0);
+                while local_ms(&*self.machine) < next_ms {
+                    let rest_ms = u64::try_from(next_ms - local_ms(&*self.machine)).unwrap_or(0);
                     tokio::time::sleep(Duration::from_millis(rest_ms).min(LOOK_EVERY)).await;
                 }
             };
             let waited = async {
                 tokio::select! {
+                    biased;
                     () = self.changed.notified() => {}
                     () = due => {}
                 }
@@ -191,7 +198,7 @@ impl Duties {
             tokio::select! {
                 biased;
                 () = self.soft.cancelled() => return None,
-                _ = ticks.tick() => self.end_expired(ServerClock::local_ms()),
+                _ = ticks.tick() => self.end_expired(local_ms(&*self.machine)),
                 result = &mut wait => return Some(result),
             }
         }
@@ -220,7 +227,7 @@ impl Duties {
             }
         }
         // The answer may have taken long.
-        self.end_expired(ServerClock::local_ms());
+        self.end_expired(local_ms(&*self.machine));
     }
 
     fn end_expired(&self, now_ms: i64) {

@@ -10,9 +10,10 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::assemble::{Task, Workers};
+use super::assemble::{SinkPart, Task, Workers};
+use super::deliveries::Deliveries;
 use super::duties::Duties;
-use crate::http::api::{AdminState, published};
+use crate::clock::Clock;
 use crate::lifecycle::Lifecycle;
 use crate::store::{Duty, Heard, Replicas, Signal};
 use crate::worker::{Context, authorize, resume};
@@ -24,19 +25,38 @@ const ROUNDS: u32 = 6;
 /// The wait before the work is begun again that could not be begun.
 const BEGIN_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
+/// Shares the work of an assembled service with the other replicas of its store, deliveries included. Returns what is to be
+/// done all the time, by name; what it does in a term of this replica, `lifecycle` supervises. `machine` is the clock that
+/// leases are counted on.
+pub fn share_work(
+    workers: Workers,
+    context: &Context,
+    sinks: Vec<SinkPart>,
+    machine: Arc<dyn Clock>,
+    lifecycle: &Lifecycle,
+) -> Vec<(Cow<'static, str>, Task)> {
+    let duties = Arc::new(Duties::new(&*context.store, machine, lifecycle.soft()));
+    let deliveries = Deliveries::new(context.clone(), lifecycle.clone(), duties.clone());
+    for sink in sinks {
+        deliveries.start(sink);
+    }
+    tasks(workers, context, || None, &duties, lifecycle)
+}
+
 /// What is to be done all the time, by name.
 pub(super) fn tasks(
     workers: Workers,
-    (context, admin): (&Context, &Arc<AdminState>),
+    context: &Context,
+    status: impl Fn() -> Option<String> + Send + Sync + 'static,
     duties: &Arc<Duties>,
     lifecycle: &Lifecycle,
 ) -> Vec<(Cow<'static, str>, Task)> {
     let of = || (context.clone(), duties.clone(), lifecycle.soft());
     let held = {
-        let ((context, duties, _), admin) = (of(), admin.clone());
+        let (context, duties, _) = of();
         async move {
             if let Some(replicas) = context.store.replicas() {
-                duties.hold(replicas, || published(&admin)).await;
+                duties.hold(replicas, status).await;
             }
         }
     };

@@ -25,11 +25,14 @@ use super::business::audit;
 use super::embedded::engine::Memory;
 use super::embedded::{EmbeddedStore, Settings};
 use super::moving::Movable;
-use super::postgres::{self, PostgresStore};
+use super::postgres::{self, Notify};
 use super::row_store::Backend as _;
 use super::rows::txn::Txn;
 use super::rows::view::Read as _;
+use super::shared::SharedStore;
+use super::shared::memory::{Direct, SharedMemory};
 use super::*;
+use crate::clock::SystemClock;
 use crate::domain::event::{ContactChange, ContactEvent, Event, QuarantineReason};
 use crate::domain::fan::Minted;
 use crate::domain::ids::{ContactKey, Openid, UserId};
@@ -130,22 +133,49 @@ impl EmbeddedPlace for tempfile::TempDir {
 #[async_trait]
 impl Place for Schema {
     async fn open_with(&self, settings: Settings) -> Tested {
+        open_on_postgres(self, settings, Notify::Listen).await
+    }
+}
+
+/// A schema whose replicas look for each other's commits.
+struct Polled(Schema);
+
+#[async_trait]
+impl Place for Polled {
+    async fn open_with(&self, settings: Settings) -> Tested {
+        open_on_postgres(&self.0, settings, Notify::Poll).await
+    }
+}
+
+async fn open_on_postgres(schema: &Schema, settings: Settings, notify: Notify) -> Tested {
+    let Settings { inbox_events_max, dedupe_days, quarantine_days, .. } = settings;
+    // The server of the tests does not sync.
+    let settings = postgres::Settings {
+        allow_unsafe: true,
+        notify,
+        inbox_events_max,
+        dedupe_days,
+        quarantine_days,
+        ..postgres::Settings::of(schema.url, &schema.name)
+    };
+    let opened = SharedStore::open(&settings).await;
+    Arc::new(opened.unwrap())
+}
+
+#[async_trait]
+impl Place for SharedMemory {
+    async fn open_with(&self, settings: Settings) -> Tested {
         let Settings { inbox_events_max, dedupe_days, quarantine_days, .. } = settings;
-        // The server of the tests does not sync.
-        let settings = postgres::Settings {
-            allow_unsafe: true,
-            inbox_events_max,
-            dedupe_days,
-            quarantine_days,
-            ..postgres::Settings::of(self.url, &self.name)
-        };
-        let opened = PostgresStore::open(&settings).await;
+        let replica = rand::random::<u64>().to_string();
+        let settings =
+            shared::memory::Settings { replica, store_id: 7, inbox_events_max, dedupe_days, quarantine_days };
+        let opened = SharedMemory::open(self, &settings, Arc::new(SystemClock), Arc::new(Direct)).await;
         Arc::new(opened.unwrap())
     }
 }
 
 #[async_trait]
-impl TestStore for PostgresStore {
+impl TestStore for SharedStore {
     async fn audit(&self) -> Result<Vec<String>, StoreError> {
         let counts = self.counts();
         let mut complaints = self.backend().read(|view| audit::complaints(view, counts)).await?;
@@ -385,6 +415,21 @@ macro_rules! contract {
                 if let Some(schema) = super::Schema::new() {
                     super::$behaviour(&schema).await;
                 }
+            })*
+        }
+        mod on_postgres_without_notifications {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $behaviour() {
+                if let Some(schema) = super::Schema::new() {
+                    super::$behaviour(&super::Polled(schema)).await;
+                }
+            })*
+        }
+        mod shared_in_memory {
+            $(#[tokio::test]
+            async fn $behaviour() {
+                let clock = std::sync::Arc::new(crate::clock::SystemClock);
+                super::$behaviour(&super::SharedMemory::new(clock)).await;
             })*
         }
         mod on_disk {

@@ -26,6 +26,7 @@ mod reconcile;
 mod replicas;
 mod row_store;
 mod rows;
+pub mod shared;
 mod suites;
 mod trail;
 mod work;

@@ -12,12 +12,13 @@ use crate::source::{Source, Written};
 
 /// The layers of `src/store`, the uppermost first. A file belongs to the layer with the longest beginning of
 /// its path. Not every one of them has to exist.
-const LAYERS: [&[&str]; 15] = [
+const LAYERS: [&[&str]; 16] = [
     // The traits and their types.
     &[""],
     &["rows/"],
     &["business/"],
     &["row_store/"],
+    &["shared/"],
     &["postgres/"],
     &["embedded/failure.rs", "embedded/watchdog.rs"],
     &["embedded/folder/", "embedded/folder.rs"],

@@ -1,13 +1,12 @@
 //! Terms of duties, with leases that the tests grant.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering::SeqCst};
 
 use async_trait::async_trait;
 use tokio::sync::broadcast;
 
 use super::*;
-use crate::clock::Clock;
+use crate::clock::SystemClock;
 use crate::store::{Heard, Replica, Signal, StoreError};
 
 /// Grants the duty to work in the term with this number, or to nobody if it is 0; does not answer if it is negative.
@@ -73,6 +72,7 @@ impl Scene {
         let soft = CancellationToken::new();
         let duties = Arc::new(Duties {
             soft: soft.clone(),
+            machine: Arc::new(SystemClock),
             is_shared: true,
             known: Mutex::default(),
             changed: Notify::new(),
@@ -134,10 +134,10 @@ async fn a_lease_that_is_not_renewed_is_trusted_for_less_time_than_it_lasts() {
     let scene = Scene::new();
     scene.granted.0.store(1, SeqCst);
     scene.until([1, 0]).await;
-    let begun_ms = ServerClock::local_ms();
+    let begun_ms = local_ms(&SystemClock);
     scene.granted.0.store(-1, SeqCst);
     scene.until([1, 1]).await;
-    let lasted_ms = ServerClock::local_ms() - begun_ms;
+    let lasted_ms = local_ms(&SystemClock) - begun_ms;
     let held_ms = i64::try_from(HELD_FOR.as_millis()).unwrap();
     assert!((1_000..held_ms).contains(&lasted_ms), "{lasted_ms} ms");
     scene.granted.0.store(1, SeqCst);
@@ -147,8 +147,13 @@ async fn a_lease_that_is_not_renewed_is_trusted_for_less_time_than_it_lasts() {
 #[tokio::test]
 async fn without_leases_a_process_has_every_duty_until_it_stops() {
     let soft = CancellationToken::new();
-    let duties =
-        Duties { soft: soft.clone(), is_shared: false, known: Mutex::default(), changed: Notify::new() };
+    let duties = Duties {
+        soft: soft.clone(),
+        machine: Arc::new(SystemClock),
+        is_shared: false,
+        known: Mutex::default(),
+        changed: Notify::new(),
+    };
     let begun = AtomicUsize::new(0);
     let perform = |term: CancellationToken| {
         begun.fetch_add(1, SeqCst);

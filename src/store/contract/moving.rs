@@ -114,6 +114,6 @@ async fn a_store_into_which_one_was_not_copied_to_the_end_does_not_open() {
     store.close().await;
     let settings =
         postgres::Settings { allow_unsafe: true, ..postgres::Settings::of(schema.url, &schema.name) };
-    let opened = PostgresStore::open(&settings).await.err().unwrap();
+    let opened = SharedStore::open(&settings).await.err().unwrap();
     assert!(format!("{opened:?}").contains("was not finished"), "{opened:?}");
 }

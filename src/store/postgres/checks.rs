@@ -2,7 +2,7 @@
 
 use tokio_postgres::{Client, Error};
 
-use super::database::{Database, Unreachable};
+use super::server::{Server, Unreachable};
 
 /// The oldest version that is supported.
 const VERSION_MIN: i32 = 150_000;
@@ -38,8 +38,8 @@ impl From<Error> for UnsafeServer {
 }
 
 /// Checks the server. If what is unsafe is allowed, it is logged.
-pub(super) async fn check(database: &Database, allow_unsafe: bool) -> Result<(), UnsafeServer> {
-    let (client, _) = database.connect().await?;
+pub(super) async fn check(server: &Server, allow_unsafe: bool) -> Result<(), UnsafeServer> {
+    let (client, _) = server.connect().await?;
     let version: i32 = setting(&client, "server_version_num").await?.parse().unwrap_or_default();
     if version < VERSION_MIN {
         return Err(UnsafeServer::Version(setting(&client, "server_version").await?));

@@ -3,22 +3,25 @@
 //!
 //! Statements that do not depend on each other's results are sent at once, so that they cost one round trip together.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use futures_util::future::try_join_all;
 use strum::IntoEnumIterator as _;
+use tokio_postgres::error::Severity;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Error, Row, Statement};
 
-use super::database::{Database, Notices, SESSION, Unreachable};
-use super::known::{Known, Wanted};
-use super::shown::{self, Changes};
+use super::server::{Notices, SESSION, Server, Unreachable};
+use super::shown;
 use super::tables::{self, Table};
 use crate::store::rows::keys;
 use crate::store::rows::source::Batch;
+use crate::store::shared::database::{Begun, Fetched, Head, NewCommit, Session, Told, Trouble};
+use crate::store::shared::known::{Known, Wanted};
+use crate::telemetry::causes::with_causes;
 
 /// The longest that opening a connection takes, with several hosts.
 const OPEN_MAX: Duration = Duration::from_secs(30);
@@ -29,9 +32,6 @@ const RANGE_ROWS: usize = 256;
 const COMMITS_KEPT: i64 = 500_000;
 /// Commits of which is kept what they wrote, for the other replicas.
 const WRITTEN_KEPT: i64 = 20_000;
-
-/// A newest commit: its number and the encoded counters after it.
-pub(super) type Head = Option<(i64, Vec<u8>)>;
 
 /// A statement, prepared or with its text.
 struct Sql {
@@ -84,24 +84,6 @@ pub(super) struct Connection {
     shown: Vec<(Sql, Sql)>,
 }
 
-/// What a commit tells other replicas.
-#[derive(Debug, Default)]
-pub(super) struct Told {
-    /// The keys of rows that wait for work, and of those that a search may look for.
-    pub(super) keys: Vec<Vec<u8>>,
-    /// Signals, each as JSON.
-    pub(super) signals: Vec<String>,
-}
-
-/// A commit: its number, its id, and the encoded counters after it.
-pub(super) struct NewCommit<'a> {
-    pub(super) seq: i64,
-    pub(super) id: [u8; 16],
-    pub(super) meta: &'a [u8],
-    /// The message to other replicas, if there are any.
-    pub(super) told: Option<&'a Told>,
-}
-
 /// What is written to one table.
 #[derive(Default)]
 struct Writes<'a> {
@@ -120,15 +102,15 @@ struct Statements {
 
 impl Connection {
     /// Connects, and prepares every statement.
-    pub(super) async fn open(database: &Database) -> Result<Self, Unreachable> {
-        let prepared = tokio::time::timeout(OPEN_MAX, Box::pin(Self::prepare(database))).await;
+    pub(super) async fn open(server: &Server) -> Result<Self, Unreachable> {
+        let prepared = tokio::time::timeout(OPEN_MAX, Box::pin(Self::prepare(server))).await;
         prepared.unwrap_or(Err(Unreachable::Silent))
     }
 
-    async fn prepare(database: &Database) -> Result<Self, Unreachable> {
-        let (client, notices) = database.connect().await?;
-        let schema = &database.schema;
-        let sql = |text: String, types: &'static [Type]| Sql::new(&client, database.prepared, text, types);
+    async fn prepare(server: &Server) -> Result<Self, Unreachable> {
+        let (client, notices) = server.connect().await?;
+        let schema = &server.schema;
+        let sql = |text: String, types: &'static [Type]| Sql::new(&client, server.prepared, text, types);
         let tables = try_join_all(Table::iter().map(|table| async move {
             let (get, ranges, put, delete) = tokio::try_join!(
                 sql(table.get(schema), &[Type::BYTEA_ARRAY]),
@@ -157,7 +139,7 @@ impl Connection {
         });
         let shown = try_join_all(shown).await?;
         // What a pooler does not keep is said each time.
-        let settings = if database.prepared {
+        let settings = if server.prepared {
             String::new()
         } else {
             SESSION.map(|(name, value)| format!("; SET LOCAL {name} = '{value}'")).concat()
@@ -182,138 +164,19 @@ impl Connection {
         })
     }
 
-    /// Whether the server has warned since the last call.
-    pub(super) fn take_warning(&self) -> bool {
-        self.notices.warned.swap(false, Relaxed)
-    }
-
-    pub(super) fn is_closed(&self) -> bool {
-        self.client.is_closed()
-    }
-
-    /// Begins a transaction that sees the rows as of one instant, and adds what is wanted to what is known.
-    pub(super) async fn begin_read(&self, wanted: Wanted, known: &mut Known) -> Result<(), Error> {
-        let begin = self.client.batch_execute(&self.begins[0]);
-        // In this order.
-        let ((), fetched) = tokio::try_join!(biased; begin, self.fetch(wanted))?;
-        fetched.add_to(known);
-        Ok(())
-    }
-
-    /// Ends it.
-    pub(super) async fn end_read(&self) -> Result<(), Error> {
-        self.client.batch_execute("COMMIT").await
-    }
-
-    /// Begins a transaction once those of all others are committed, and adds what is wanted to what is known. Returns the
-    /// newest commit, and whether there is one with this number and id: whichever connection it came over, it has ended by now.
-    pub(super) async fn begin_commit(
-        &self,
-        which: Option<(i64, [u8; 16])>,
-        wanted: Wanted,
-        known: &mut Known,
-    ) -> Result<(Head, bool), Error> {
-        let begin = self.client.batch_execute(&self.begins[1]);
-        let lock = self.client.batch_execute(&self.lock);
-        // In this order: what is read before the lock is held would be out of date.
-        let ((), (), head, is_committed, fetched) = tokio::try_join!(biased; begin, lock, self.head(), self.has_committed(which), self.fetch(wanted))?;
-        fetched.add_to(known);
-        Ok((head, is_committed))
-    }
-
-    /// Adds what is wanted to what is known.
-    pub(super) async fn read_on(&self, wanted: Wanted, known: &mut Known) -> Result<(), Error> {
-        self.fetch(wanted).await?.add_to(known);
-        Ok(())
-    }
-
-    /// Writes these rows as a commit, and commits.
-    pub(super) async fn commit(
-        &self,
-        commit: NewCommit<'_>,
-        writes: &Batch,
-        shown: &Changes,
-    ) -> Result<(), Error> {
-        let mut of_tables: [Writes<'_>; Table::COUNT] = Default::default();
-        for (key, value) in writes {
-            let Writes { keys, values, deleted } = &mut of_tables[Table::of_key(key) as usize];
-            match value {
-                Some(value) => {
-                    keys.push(key);
-                    values.push(value);
-                }
-                None => deleted.push(key),
-            }
-        }
-        let NewCommit { seq, id, meta, told } = commit;
-        let (id, forgotten, forgotten_told) = (id.as_slice(), seq - COMMITS_KEPT, seq - WRITTEN_KEPT);
-        let mut statements: Vec<(&Sql, Vec<&(dyn ToSql + Sync)>)> =
-            vec![(&self.commit, vec![&seq, &id, &meta]), (&self.forget_commit, vec![&forgotten])];
-        if let Some(Told { keys, signals }) = told {
-            statements.push((&self.tell, vec![&seq, keys, signals]));
-            statements.push((&self.forget_told, vec![&forgotten_told]));
-        }
-        for (table, Writes { keys, values, deleted }) in self.tables.iter().zip(&of_tables) {
-            if !keys.is_empty() {
-                statements.push((&table.put, vec![keys, values]));
-            }
-            if !deleted.is_empty() {
-                statements.push((&table.delete, vec![deleted]));
-            }
-        }
-        for ((put, delete), change) in self.shown.iter().zip(shown) {
-            // First, so that a row whose key stays is not deleted.
-            if let Some(deleted) = &change.deleted {
-                statements.push((delete, vec![deleted]));
-            }
-            if let Some(rows) = &change.put {
-                statements.push((put, vec![rows]));
-            }
-        }
-        let execute = try_join_all(
-            statements.iter().map(|(statement, values)| statement.execute(&self.client, values)),
-        );
-        // Last, and sent at once with the others: if one of them fails, it does nothing.
-        let (_, ()) = tokio::try_join!(biased; execute, self.client.batch_execute("COMMIT"))?;
-        Ok(())
-    }
-
-    /// Ends the transaction without a change.
-    pub(super) async fn roll_back(&self) -> Result<(), Error> {
-        self.client.batch_execute("ROLLBACK").await
-    }
-
     async fn has_committed(&self, which: Option<(i64, [u8; 16])>) -> Result<bool, Error> {
         let Some((seq, id)) = which else { return Ok(false) };
         Ok(!self.find_commit.query(&self.client, &[&seq, &id.as_slice()]).await?.is_empty())
     }
 
-    /// The newest commit.
-    pub(super) async fn head(&self) -> Result<Head, Error> {
+    async fn read_head(&self) -> Result<Head, Error> {
         let head = self.head.query(&self.client, &[]).await?;
         Ok(head.first().map(|row| (row.get(0), row.get(1))))
     }
 
-    /// The messages to other replicas of the commits after `after` and up to `to`, in order, each with the commit's number.
-    pub(super) async fn told(&self, after: i64, to: i64) -> Result<Vec<(i64, Told)>, Error> {
-        let rows = self.told.query(&self.client, &[&after, &to]).await?;
-        let told = |row: &Row| (row.get(0), Told { keys: row.get(1), signals: row.get(2) });
-        Ok(rows.iter().map(told).collect())
-    }
-
-    /// Those of these rows that there are, and the rows of these ranges.
-    pub(super) async fn rows(
-        &self,
-        keys: impl Iterator<Item = Vec<u8>>,
-        ranges: BTreeSet<(Vec<u8>, Vec<u8>)>,
-    ) -> Result<Batch, Error> {
-        let Fetched(rows, _) = self.fetch(Wanted { keys: keys.collect(), ranges }).await?;
-        Ok(rows.into_iter().filter(|(_, value)| value.is_some()).collect())
-    }
-
     async fn fetch(&self, mut wanted: Wanted) -> Result<Fetched, Error> {
         // The counters are with the commits.
-        let meta = if wanted.keys.remove(&keys::meta()) { self.head().await? } else { None };
+        let meta = if wanted.keys.remove(&keys::meta()) { self.read_head().await? } else { None };
         let mut of_tables: [Wanted; Table::COUNT] = Default::default();
         for key in wanted.keys {
             of_tables[Table::of_key(&key) as usize].keys.insert(key);
@@ -323,11 +186,11 @@ impl Connection {
         }
         let fetches = self.tables.iter().zip(of_tables);
         let fetches = fetches.map(|(statements, wanted)| self.fetch_of_table(statements, wanted));
-        let mut all =
-            Fetched(meta.map(|(_, meta)| (keys::meta(), Some(meta))).into_iter().collect(), Vec::new());
-        for Fetched(rows, ranges) in try_join_all(fetches).await? {
-            all.0.extend(rows);
-            all.1.extend(ranges);
+        let mut all = Fetched::default();
+        all.rows.extend(meta.map(|(_, meta)| (keys::meta(), Some(meta))));
+        for Fetched { rows, ranges } in try_join_all(fetches).await? {
+            all.rows.extend(rows);
+            all.ranges.extend(ranges);
         }
         Ok(all)
     }
@@ -363,20 +226,118 @@ impl Connection {
             let known_to = last.filter(|_| count == RANGE_ROWS).map(|last| keys::next(&last));
             (from, known_to.unwrap_or(to))
         });
-        Ok(Fetched(rows, ranges.collect()))
+        Ok(Fetched { rows, ranges: ranges.collect() })
     }
 }
 
-/// What was fetched: rows, or that there are none with these keys; and the ranges of which that is all.
-struct Fetched(Vec<(Vec<u8>, Option<Vec<u8>>)>, Vec<(Vec<u8>, Vec<u8>)>);
+#[async_trait]
+impl Session for Connection {
+    fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
 
-impl Fetched {
-    fn add_to(self, known: &mut Known) {
-        for (key, value) in self.0 {
-            known.add(key, value);
+    fn take_warning(&self) -> bool {
+        self.notices.warned.swap(false, Relaxed)
+    }
+
+    async fn begin_read(&self, wanted: Wanted) -> Result<Fetched, Trouble> {
+        let begin = self.client.batch_execute(&self.begins[0]);
+        // In this order.
+        let ((), fetched) = tokio::try_join!(biased; begin, self.fetch(wanted))?;
+        Ok(fetched)
+    }
+
+    async fn read_on(&self, wanted: Wanted) -> Result<Fetched, Trouble> {
+        Ok(self.fetch(wanted).await?)
+    }
+
+    async fn end_read(&self) -> Result<(), Trouble> {
+        Ok(self.client.batch_execute("COMMIT").await?)
+    }
+
+    async fn begin_commit(&self, which: Option<(i64, [u8; 16])>, wanted: Wanted) -> Result<Begun, Trouble> {
+        let begin = self.client.batch_execute(&self.begins[1]);
+        let lock = self.client.batch_execute(&self.lock);
+        // In this order: what is read before the lock is held would be out of date.
+        let ((), (), head, is_committed, fetched) = tokio::try_join!(biased; begin, lock, self.read_head(), self.has_committed(which), self.fetch(wanted))?;
+        Ok(Begun { head, is_committed, fetched })
+    }
+
+    async fn commit(&self, commit: NewCommit<'_>, writes: &Batch, known: &Known) -> Result<(), Trouble> {
+        let mut of_tables: [Writes<'_>; Table::COUNT] = Default::default();
+        for (key, value) in writes {
+            let Writes { keys, values, deleted } = &mut of_tables[Table::of_key(key) as usize];
+            match value {
+                Some(value) => {
+                    keys.push(key);
+                    values.push(value);
+                }
+                None => deleted.push(key),
+            }
         }
-        for (from, to) in self.1 {
-            known.add_range(from, to);
+        let NewCommit { seq, id, meta, told } = commit;
+        let (id, forgotten, forgotten_told) = (id.as_slice(), seq - COMMITS_KEPT, seq - WRITTEN_KEPT);
+        let mut statements: Vec<(&Sql, Vec<&(dyn ToSql + Sync)>)> =
+            vec![(&self.commit, vec![&seq, &id, &meta]), (&self.forget_commit, vec![&forgotten])];
+        if let Some(Told { keys, signals }) = told {
+            statements.push((&self.tell, vec![&seq, keys, signals]));
+            statements.push((&self.forget_told, vec![&forgotten_told]));
         }
+        for (table, Writes { keys, values, deleted }) in self.tables.iter().zip(&of_tables) {
+            if !keys.is_empty() {
+                statements.push((&table.put, vec![keys, values]));
+            }
+            if !deleted.is_empty() {
+                statements.push((&table.delete, vec![deleted]));
+            }
+        }
+        let shown = shown::changes(writes, known);
+        for ((put, delete), change) in self.shown.iter().zip(&shown) {
+            // First, so that a row whose key stays is not deleted.
+            if let Some(deleted) = &change.deleted {
+                statements.push((delete, vec![deleted]));
+            }
+            if let Some(rows) = &change.put {
+                statements.push((put, vec![rows]));
+            }
+        }
+        let execute = try_join_all(
+            statements.iter().map(|(statement, values)| statement.execute(&self.client, values)),
+        );
+        // Last, and sent at once with the others: if one of them fails, it does nothing.
+        let (_, ()) = tokio::try_join!(biased; execute, self.client.batch_execute("COMMIT"))?;
+        Ok(())
+    }
+
+    async fn roll_back(&self) -> Result<(), Trouble> {
+        Ok(self.client.batch_execute("ROLLBACK").await?)
+    }
+
+    async fn head(&self) -> Result<Head, Trouble> {
+        Ok(self.read_head().await?)
+    }
+
+    async fn told(&self, after: i64, to: i64) -> Result<Vec<(i64, Told)>, Trouble> {
+        let rows = self.told.query(&self.client, &[&after, &to]).await?;
+        let told = |row: &Row| (row.get(0), Told { keys: row.get(1), signals: row.get(2) });
+        Ok(rows.iter().map(told).collect())
+    }
+}
+
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Self {
+        // Conflicts; a lock that is held; cancelled, or the server is stopping.
+        let passes = ["40", "55P03", "57"];
+        let is_refusal = error.as_db_error().is_some_and(|error| {
+            error.parsed_severity() == Some(Severity::Error)
+                && !passes.iter().any(|passing| error.code().code().starts_with(passing))
+        });
+        Self { reason: with_causes(&error), is_refusal }
+    }
+}
+
+impl From<Unreachable> for Trouble {
+    fn from(error: Unreachable) -> Self {
+        Self { reason: with_causes(&error), is_refusal: false }
     }
 }

@@ -4,25 +4,23 @@
 //! must not cost a lease.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::try_join_all;
-use tokio::sync::{Semaphore, broadcast, mpsc};
+use tokio::sync::{Semaphore, broadcast};
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 
-use super::database::{Database, RELEASED, Unreachable};
-use super::following::channel;
+use super::database::channel;
 use super::migrations;
-use super::state::{State, lock};
-use super::writer::Repeatable;
-use crate::clock::{Clock, ServerClock};
+use super::server::{RELEASED, Server, Unreachable};
+use crate::clock::Clock;
 use crate::domain::time::Timestamp;
-use crate::store::row_store::{Job, Reply, in_time};
-use crate::store::rows::txn::Txn;
+use crate::store::row_store::in_time;
+use crate::store::shared::leases::{Leases, Telling};
+use crate::store::shared::state::{State, lock};
 use crate::store::{Duty, Heard, Heartbeat, Replica, Replicas, Signal, StoreError};
 use crate::telemetry::causes::with_causes;
 
@@ -37,10 +35,9 @@ const PENDING_FOR: Duration = Duration::from_secs(15);
 const FORGOTTEN: &str = "interval '1 day'";
 
 /// The replicas and their leases, as one of them sees them.
-pub(super) struct Leases {
+pub(super) struct PostgresLeases {
     pub(super) state: Arc<State>,
-    /// The way to the writer.
-    pub(super) jobs: mpsc::WeakSender<Box<dyn Job>>,
+    pub(super) telling: Telling,
     /// For heartbeats alone.
     pub(super) beats: Questions,
     /// For those who want to know.
@@ -58,15 +55,15 @@ fn text(value: impl Into<String>) -> (Box<dyn ToSql + Sync + Send>, Type) {
 
 /// A connection for questions, and another one for each that is asked while one waits for its answer.
 pub(super) struct Questions {
-    database: Database,
+    server: Server,
     client: Arc<Mutex<Option<Client>>>,
     /// Bounds the questions that are not answered yet.
     pending: Arc<Semaphore>,
 }
 
 impl Questions {
-    pub(super) fn new(database: Database) -> Self {
-        Self { database, client: Arc::default(), pending: Arc::new(Semaphore::new(PENDING_MAX)) }
+    pub(super) fn new(server: Server) -> Self {
+        Self { server, client: Arc::default(), pending: Arc::new(Semaphore::new(PENDING_MAX)) }
     }
 
     /// Sends statements one after the other, without waiting in between. What takes too long goes on without its caller
@@ -75,13 +72,13 @@ impl Questions {
         let Ok(permit) = self.pending.clone().try_acquire_owned() else {
             return Err(StoreError::Unavailable("it has not answered earlier questions".to_owned()));
         };
-        let (database, client) = (self.database.clone(), self.client.clone());
+        let (server, client) = (self.server.clone(), self.client.clone());
         let sent = async move {
             let _permit = permit;
             let connected = lock(&client).take().filter(|client| !client.is_closed());
             let connected = match connected {
                 Some(connected) => connected,
-                None => database.connect().await?.0,
+                None => server.connect().await?.0,
             };
             let queries = statements.iter().map(|(text, values)| {
                 let values: Vec<_> =
@@ -103,28 +100,29 @@ impl Questions {
     }
 }
 
-impl Leases {
+impl PostgresLeases {
     fn schema(&self) -> &str {
-        &self.beats.database.schema
+        &self.beats.server.schema
     }
 
     /// Notifies the replicas that listen of a released lease, which they claim at once.
     fn notice(&self) -> (String, Values) {
-        let channel = channel(&self.beats.database);
+        let channel = channel(&self.beats.server);
         ("SELECT pg_notify($1, $2)".to_owned(), vec![text(channel), text(RELEASED)])
     }
+}
 
-    /// Reads the clock of the database, before anybody reads the time from this one.
-    pub(super) async fn read_clock(&self) -> Result<(), StoreError> {
-        let asked_ms = ServerClock::local_ms();
+#[async_trait]
+impl Leases for PostgresLeases {
+    async fn read_clock(&self) -> Result<(), StoreError> {
+        let asked_ms = self.state.clock.local_ms();
         let results = self.beats.ask(vec![(format!("SELECT {NOW_MS}"), vec![])]).await?;
         let now = results.first().and_then(|rows| rows.first()).map_or(0, |row| row.get(0));
-        self.state.clock.read(Timestamp::from_millis(now), asked_ms, ServerClock::local_ms());
+        self.state.clock.read(Timestamp::from_millis(now), asked_ms, self.state.clock.local_ms());
         Ok(())
     }
 
-    /// Releases all leases, and takes leave of the other replicas.
-    pub(super) async fn leave(&self) -> Result<(), StoreError> {
+    async fn leave(&self) -> Result<(), StoreError> {
         let schema = self.schema();
         let id = || vec![text(self.id())];
         let release = format!("UPDATE {schema}.lease SET expires_at = to_timestamp(0) WHERE holder = $1");
@@ -134,9 +132,9 @@ impl Leases {
 }
 
 #[async_trait]
-impl Replicas for Leases {
+impl Replicas for PostgresLeases {
     fn id(&self) -> &str {
-        &self.beats.database.replica
+        &self.beats.server.replica
     }
 
     fn clock(&self) -> Arc<dyn Clock> {
@@ -150,7 +148,7 @@ impl Replicas for Leases {
     ) -> Result<Heartbeat, StoreError> {
         let (Self { name, state, .. }, schema) = (self, self.schema());
         let clock = &state.clock;
-        let asked_ms = ServerClock::local_ms();
+        let asked_ms = self.state.clock.local_ms();
         let seen = format!(
             "INSERT INTO {schema}.replica AS r (id, name, version, seen_at, status) \
              VALUES ($1, $2, $3, clock_timestamp(), $4) \
@@ -189,14 +187,13 @@ impl Replicas for Leases {
         let look =
             look.first().ok_or_else(|| StoreError::Damaged("the cluster's row is missing".to_owned()))?;
         let (live, oldest_binary, now): (i64, i32, i64) = (look.get(0), look.get(1), look.get(2));
-        clock.read(Timestamp::from_millis(now), asked_ms, ServerClock::local_ms());
-        self.state.answered();
+        clock.read(Timestamp::from_millis(now), asked_ms, self.state.clock.local_ms());
         if oldest_binary > migrations::NEWEST {
             let newer = format!("the schema needs a newer unionlink: it has become version {oldest_binary}");
             self.state.failure.send_replace(Some(newer));
         }
         let replicas = usize::try_from(live).unwrap_or_default();
-        self.state.others.store(replicas.saturating_sub(1), Relaxed);
+        self.state.beaten(replicas);
         let duty = |row: &Row| Some((by_name.get(row.get::<_, &str>(0))?.0.clone(), row.get(1)));
         Ok(Heartbeat { held: claimed.iter().filter_map(duty).collect(), replicas })
     }
@@ -231,20 +228,7 @@ impl Replicas for Leases {
     }
 
     async fn tell(&self, signal: Signal) -> Result<(), StoreError> {
-        if !self.state.has_others() {
-            return Ok(());
-        }
-        let signal = serde_json::to_string(&signal).map_err(|error| StoreError::Failed(error.to_string()))?;
-        lock(&self.state.signals).push(signal);
-        // The next commit takes it along; this one, if there is no other.
-        let jobs = self.jobs.upgrade().ok_or(StoreError::Closed)?;
-        let (reply, answer) = Reply::new();
-        let nothing = Box::new(Repeatable { work: |_: &mut Txn<'_>| Ok(()), reply });
-        in_time(async {
-            jobs.send(nothing).await.map_err(|_| StoreError::Closed)?;
-            answer.await.unwrap_or(Err(StoreError::Closed))
-        })
-        .await
+        self.telling.tell(signal).await
     }
 
     fn heard(&self) -> broadcast::Receiver<Heard> {

@@ -12,7 +12,7 @@
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
-use super::database::{Database, Unreachable};
+use super::server::{Server, Unreachable};
 
 /// A version of the schema.
 struct Migration {
@@ -71,9 +71,9 @@ impl From<tokio_postgres::Error> for SchemaError {
 
 /// Makes sure that this program can use the schema; brings it up to date if it `may_migrate`. Returns the version that it
 /// had, and the version that it has.
-pub(super) async fn prepare(database: &Database, may_migrate: bool) -> Result<(i32, i32), SchemaError> {
-    let (client, _) = database.connect().await?;
-    let schema = &database.schema;
+pub(super) async fn prepare(server: &Server, may_migrate: bool) -> Result<(i32, i32), SchemaError> {
+    let (client, _) = server.connect().await?;
+    let schema = &server.schema;
     let (found, oldest) = version(&client, schema).await?;
     if oldest > NEWEST {
         return Err(SchemaError::TooNew { schema: schema.clone(), oldest });

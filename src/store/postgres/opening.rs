@@ -1,36 +1,25 @@
 //! Opening the store: its schema is brought up to date, and the writer is started.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use tokio::sync::{Semaphore, mpsc};
 use tokio_postgres::Config;
 use tokio_postgres::config::{Host, SslMode};
 
-use super::backend::Postgres;
 use super::checks::{self, UnsafeServer};
-use super::connection::{Connection, NewCommit};
-use super::database::{Database, Unreachable};
-use super::following::{self, Notify};
-use super::known::Known;
-use super::leases::{Leases, Questions};
+use super::database::{Notify, PostgresDatabase};
+use super::leases::{PostgresLeases, Questions};
 use super::migrations::{self, SchemaError};
-use super::shown::Changes;
-use super::state::{State, lock};
+use super::server::{Server, Unreachable};
 use super::tls::{self, TlsError};
-use super::writer::Writer;
+use crate::clock::SystemClock;
+use crate::store::StoreError;
 use crate::store::row_store::{Limits, RowStore};
-use crate::store::rows::keys;
-use crate::store::rows::records::{decode, encode};
-use crate::store::rows::txn::Meta;
-use crate::store::rows::view::Damaged;
-use crate::store::rows::work_queue::WorkQueues;
-use crate::store::{Counts, StoreError};
+use crate::store::shared::Shared;
+use crate::store::shared::database::Trouble;
+use crate::store::shared::opening::{NotOpened, Opening};
 use crate::telemetry::causes::with_causes;
 
-/// Transactions that wait for the writer.
-const WAITING_MAX: usize = 4_096;
 /// The longest name of a schema: it is a part of other names, which PostgreSQL cuts at 63.
 const NAME_BYTES_MAX: usize = 48;
 /// Connections that are not for reads: the writer's, two for leases, that which follows other replicas, and two for
@@ -91,8 +80,8 @@ impl Settings {
         Limits { inbox_events_max, dedupe_days, quarantine_days }
     }
 
-    /// The database at this address.
-    fn database(&self, url: &str, replica: &str) -> Result<Database, OpenError> {
+    /// The server at this address.
+    fn server(&self, url: &str, replica: &str) -> Result<Server, OpenError> {
         let mut config = parse(url)?;
         // Unless it says otherwise, what leaves this machine is encrypted.
         if config.get_ssl_mode() == SslMode::Prefer {
@@ -107,7 +96,7 @@ impl Settings {
         }
         let Self { schema, prepared, tls_ca_file, .. } = self;
         check_schema(schema)?;
-        Ok(Database {
+        Ok(Server {
             config,
             tls: tls::connector(tls_ca_file.as_deref())?,
             schema: schema.clone(),
@@ -170,7 +159,7 @@ pub enum OpenError {
     Tls(#[from] TlsError),
     /// The database cannot be reached, or refused a statement.
     #[error("the database cannot be used")]
-    Database(#[from] Unreachable),
+    Database(#[from] Trouble),
     /// The schema cannot be used.
     #[error(transparent)]
     Migrations(#[from] SchemaError),
@@ -196,13 +185,19 @@ impl From<tokio_postgres::Error> for OpenError {
     }
 }
 
+impl From<Unreachable> for OpenError {
+    fn from(error: Unreachable) -> Self {
+        Self::Database(error.into())
+    }
+}
+
 /// Brings the schema up to date. Returns the version that it had, and the version that it has.
 ///
 /// # Errors
 /// See [`OpenError`].
 pub async fn migrate(settings: &Settings) -> Result<(i32, i32), OpenError> {
-    let database = settings.database(&settings.url, "migrate")?;
-    Ok(migrations::prepare(&database, true).await?)
+    let server = settings.server(&settings.url, "migrate")?;
+    Ok(migrations::prepare(&server, true).await?)
 }
 
 /// Removes the schema with everything in it.
@@ -210,72 +205,43 @@ pub async fn migrate(settings: &Settings) -> Result<(i32, i32), OpenError> {
 /// # Errors
 /// See [`OpenError`].
 pub async fn remove(settings: &Settings) -> Result<(), OpenError> {
-    let (client, _) = settings.database(&settings.url, "remove")?.connect().await?;
+    let (client, _) = settings.server(&settings.url, "remove")?.connect().await?;
     Ok(client.batch_execute(&format!("DROP SCHEMA IF EXISTS {} CASCADE", settings.schema)).await?)
 }
 
-impl RowStore<Postgres> {
-    /// Opens the store; makes its schema if it does not exist, and may be made.
+impl RowStore<Shared> {
+    /// Opens the store on PostgreSQL; makes its schema if it does not exist, and may be made.
     ///
     /// # Errors
     /// See [`OpenError`].
     pub async fn open(settings: &Settings) -> Result<Self, OpenError> {
         let Settings { url, listen_url, schema, .. } = settings;
         let replica = format!("{:012x}", rand::random::<u64>() >> 16);
-        let database = settings.database(url, &replica)?;
-        let listening = settings.database(listen_url.as_ref().unwrap_or(url), &replica)?;
-        migrations::prepare(&database, settings.migrate).await?;
-        checks::check(&database, settings.allow_unsafe).await?;
-        let connection = Connection::open(&database).await?;
-        let unreadable = |source| OpenError::Content { schema: schema.clone(), source };
-        let (seq, meta) = first_commit(&connection).await?;
-        let meta: Meta = decode(&keys::meta(), &meta).map_err(unreadable)?;
-        if !connection.rows([keys::moving()].into_iter(), BTreeSet::new()).await?.is_empty() {
-            return Err(unreadable(StoreError::Damaged(keys::UNFINISHED_MOVE.to_owned())));
-        }
-        let queues = Arc::new(WorkQueues::default());
-        let state = Arc::new(State::new(meta.store_id, queues.clone()));
-        state.set_counts(meta.counts);
-        *lock(&state.followed) = seq;
-        let (jobs, inbox) = mpsc::channel(WAITING_MAX);
-        let writer =
-            Writer { database: database.clone(), state: state.clone(), connection: Some(connection), meta };
-        let writing = tokio::spawn(watched("the writer", writer.serve(inbox), state.clone()));
-        let follow = following::follow(database.clone(), listening.clone(), state.clone(), settings.notify);
-        let notify = following::notify(listening, state.clone());
-        let following = vec![
-            tokio::spawn(watched("what follows other replicas", follow, state.clone())).abort_handle(),
-            tokio::spawn(notify).abort_handle(),
-        ];
-        let leases = Leases {
-            state: state.clone(),
-            jobs: jobs.downgrade(),
-            beats: Questions::new(database.clone()),
-            questions: Questions::new(database.clone()),
-            name: name(),
+        let server = settings.server(url, &replica)?;
+        let listening = settings.server(listen_url.as_ref().unwrap_or(url), &replica)?;
+        migrations::prepare(&server, settings.migrate).await?;
+        checks::check(&server, settings.allow_unsafe).await?;
+        let opening = Opening {
+            database: Arc::new(PostgresDatabase::new(server.clone(), listening, settings.notify)),
+            reads: settings.pool_max.saturating_sub(OTHER_CONNECTIONS).max(1),
+            limits: settings.limits(),
+            machine: Arc::new(SystemClock),
+            store_id: rand::random(),
         };
-        leases.read_clock().await.map_err(unreadable)?;
-        let backend = Postgres {
-            state,
-            jobs: Mutex::new(Some(jobs)),
-            writing: tokio::sync::Mutex::new(Some(writing)),
-            reading: Mutex::default(),
-            reads: Semaphore::new(settings.pool_max.saturating_sub(OTHER_CONNECTIONS).max(1)),
-            damaged: Damaged::default(),
-            leases,
-            following: Mutex::new(following),
-            database,
-        };
-        Ok(Self::new(backend, settings.limits(), queues))
-    }
-}
-
-/// Runs a task; if it panics, the store has failed, so that another replica takes over.
-async fn watched(name: &'static str, task: impl Future<Output = ()> + Send + 'static, state: Arc<State>) {
-    // Aborted with this.
-    let task = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(task));
-    if task.await.is_err_and(|error| error.is_panic()) {
-        state.failure.send_replace(Some(format!("{name} panicked")));
+        let questions = || Questions::new(server.clone());
+        let opened = Self::open_in(opening, |state, telling| {
+            Box::new(PostgresLeases {
+                state,
+                telling,
+                beats: questions(),
+                questions: questions(),
+                name: name(),
+            })
+        });
+        opened.await.map_err(|error| match error {
+            NotOpened::Database(trouble) => OpenError::Database(trouble),
+            NotOpened::Content(source) => OpenError::Content { schema: schema.clone(), source },
+        })
     }
 }
 
@@ -283,18 +249,4 @@ async fn watched(name: &'static str, task: impl Future<Output = ()> + Send + 'st
 fn name() -> String {
     let system = rustix::system::uname();
     format!("{}:{}", system.nodename().to_string_lossy(), std::process::id())
-}
-
-/// The number of the newest commit and the counters after it, encoded; makes the first commit of a new store.
-async fn first_commit(connection: &Connection) -> Result<(i64, Vec<u8>), tokio_postgres::Error> {
-    let mut nothing = Known::nothing([0; 16]);
-    if let (Some(head), _) = connection.begin_commit(None, nothing.take_wanted(), &mut nothing).await? {
-        connection.roll_back().await?;
-        return Ok(head);
-    }
-    let meta = Meta { store_id: rand::random(), counts: Counts::default(), sheets: 0, forgotten_at: None };
-    let encoded = encode(&keys::meta(), &meta).unwrap_or_default();
-    let first = NewCommit { seq: 1, id: rand::random(), meta: &encoded, told: None };
-    connection.commit(first, &BTreeMap::new(), &Changes::default()).await?;
-    Ok((1, encoded))
 }

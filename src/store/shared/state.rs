@@ -2,17 +2,20 @@
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{Notify, broadcast, watch};
+use tokio::time::Instant;
 
-use crate::clock::ServerClock;
+use crate::clock::{Clock, ServerClock};
 use crate::store::rows::watch::Watches;
 use crate::store::rows::work_queue::WorkQueues;
 use crate::store::{Counts, Heard};
 
 /// Longer than this without an answer, the database counts as away: each replica asks it for something every second.
 const AWAY_AFTER: Duration = Duration::from_secs(4);
+/// Why there is no answer in time.
+pub(super) const SILENT: &str = "it has not answered for some seconds";
 /// What other replicas told and nobody has listened to yet.
 const HEARD_MAX: usize = 256;
 
@@ -32,8 +35,8 @@ pub(crate) struct State {
     pub(super) signals: Mutex<Vec<String>>,
     /// Notified when something was committed of which they do not know yet.
     pub(super) committed: Notify,
-    pub(super) heard: broadcast::Sender<Heard>,
-    pub(super) clock: Arc<ServerClock>,
+    pub(in crate::store) heard: broadcast::Sender<Heard>,
+    pub(in crate::store) clock: Arc<ServerClock>,
     /// When the database answered last.
     answered_at: Mutex<Instant>,
     /// Since when the writer tries in vain to commit a group, and when it has given one up.
@@ -41,13 +44,13 @@ pub(crate) struct State {
     gave_up_at: Mutex<Option<Instant>>,
     is_in_trouble: AtomicBool,
     /// Why this program must not go on.
-    pub(super) failure: watch::Sender<Option<String>>,
+    pub(in crate::store) failure: watch::Sender<Option<String>>,
     pub(super) queues: Arc<WorkQueues>,
     pub(super) watches: Arc<Watches>,
 }
 
 impl State {
-    pub(super) fn new(salt: [u8; 16], queues: Arc<WorkQueues>) -> Self {
+    pub(super) fn new(salt: [u8; 16], queues: Arc<WorkQueues>, machine: Arc<dyn Clock>) -> Self {
         Self {
             salt,
             counts: Mutex::default(),
@@ -59,7 +62,7 @@ impl State {
             signals: Mutex::default(),
             committed: Notify::new(),
             heard: broadcast::Sender::new(HEARD_MAX),
-            clock: Arc::default(),
+            clock: Arc::new(ServerClock::new(machine)),
             answered_at: Mutex::new(Instant::now()),
             committing_since: Mutex::default(),
             gave_up_at: Mutex::default(),
@@ -74,6 +77,12 @@ impl State {
     pub(super) fn set_counts(&self, counts: Counts) {
         *lock(&self.counts) = counts;
         self.feed_head.send_if_modified(|head| std::mem::replace(head, counts.feed_head) != counts.feed_head);
+    }
+
+    /// Records that a heartbeat was answered, and how many replicas live.
+    pub(in crate::store) fn beaten(&self, replicas: usize) {
+        self.answered();
+        self.others.store(replicas.saturating_sub(1), Relaxed);
     }
 
     pub(super) fn has_others(&self) -> bool {
@@ -131,6 +140,6 @@ impl State {
     }
 }
 
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(in crate::store) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -16,20 +16,20 @@ use crate::store::rows::source::{Rows, Source};
 
 /// What is to be fetched.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(super) struct Wanted {
-    pub(super) keys: BTreeSet<Vec<u8>>,
+pub(in crate::store) struct Wanted {
+    pub(in crate::store) keys: BTreeSet<Vec<u8>>,
     /// From the first key on and before the second.
-    pub(super) ranges: BTreeSet<(Vec<u8>, Vec<u8>)>,
+    pub(in crate::store) ranges: BTreeSet<(Vec<u8>, Vec<u8>)>,
 }
 
 impl Wanted {
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::store) fn is_empty(&self) -> bool {
         self.keys.is_empty() && self.ranges.is_empty()
     }
 }
 
 /// The rows that are at hand.
-pub(super) struct Known {
+pub(in crate::store) struct Known {
     salt: [u8; 16],
     /// `None`: there is no such row.
     rows: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
@@ -40,7 +40,7 @@ pub(super) struct Known {
 
 impl Known {
     /// Nothing is at hand.
-    pub(super) fn nothing(salt: [u8; 16]) -> Self {
+    pub(in crate::store) fn nothing(salt: [u8; 16]) -> Self {
         Self { salt, rows: BTreeMap::new(), ranges: BTreeMap::new(), wanted: Mutex::default() }
     }
 
@@ -49,7 +49,7 @@ impl Known {
     }
 
     /// What was asked for in vain since the last call.
-    pub(super) fn take_wanted(&self) -> Wanted {
+    pub(in crate::store) fn take_wanted(&self) -> Wanted {
         std::mem::take(&mut self.wanted())
     }
 

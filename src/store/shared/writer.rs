@@ -16,14 +16,10 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio_postgres::Error;
-use tokio_postgres::error::Severity;
 
-use super::connection::{Connection, NewCommit, Told};
-use super::database::Database;
+use super::database::{Begun, Database, NewCommit, Session, Told, Trouble};
 use super::following::told_keys;
 use super::known::{InGroup, Known, Wanted, fan_entry};
-use super::shown::{self, Changes};
 use super::state::{State, lock};
 use crate::store::row_store::{Job, Reply, Transaction};
 use crate::store::rows::keys;
@@ -31,7 +27,6 @@ use crate::store::rows::records::{decode, encode};
 use crate::store::rows::source::Batch;
 use crate::store::rows::txn::{Decided, Meta, Txn};
 use crate::store::{Counts, StoreError};
-use crate::telemetry::causes::with_causes;
 
 /// Transactions of one group.
 const GROUP_MAX: usize = 256;
@@ -65,9 +60,9 @@ impl<F: Transaction<T>, T: Send> Job for Repeatable<F, T> {
 
 /// The writer of one replica.
 pub(super) struct Writer {
-    pub(super) database: Database,
+    pub(super) database: Arc<dyn Database>,
     pub(super) state: Arc<State>,
-    pub(super) connection: Option<Connection>,
+    pub(super) connection: Option<Box<dyn Session>>,
     pub(super) meta: Meta,
 }
 
@@ -77,21 +72,19 @@ struct Outcome {
     meta: Meta,
     /// How many transactions were decided; those behind them wait for the next group.
     decided: usize,
-    /// How it changes what is shown to SQL.
-    shown: Changes,
 }
 
 /// Why a group was not committed.
 enum Failure {
-    Database(Error),
+    Database(Trouble),
     /// The answer cannot be relied on.
     Warned,
     /// It never will be.
     Refused(StoreError),
 }
 
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
+impl From<Trouble> for Failure {
+    fn from(error: Trouble) -> Self {
         Self::Database(error)
     }
 }
@@ -131,7 +124,7 @@ impl Writer {
                 self.pause().await?;
                 continue;
             };
-            let attempt = self.attempt(&connection, group, id, &mut may_be_committed);
+            let attempt = self.attempt(&*connection, group, id, &mut may_be_committed);
             let error = match tokio::time::timeout(ATTEMPT_MAX, attempt).await {
                 Ok(Ok(Outcome { meta, decided, .. })) => {
                     self.connection = Some(connection);
@@ -143,8 +136,8 @@ impl Writer {
                 Ok(Err(Failure::Refused(error))) => return Err(error),
                 Ok(Err(Failure::Database(error))) => {
                     // A refusal that does not pass must not keep up everybody behind it.
-                    refusals += u32::from(may_be_committed.is_none() && is_refusal(&error));
-                    with_causes(&error)
+                    refusals += u32::from(may_be_committed.is_none() && error.is_refusal);
+                    error.reason
                 }
                 Ok(Err(Failure::Warned)) => "the database has warned".to_owned(),
                 Err(_) => "the database does not answer".to_owned(),
@@ -170,7 +163,7 @@ impl Writer {
     /// tried again.
     async fn attempt(
         &self,
-        connection: &Connection,
+        connection: &dyn Session,
         group: &mut [Box<dyn Job>],
         id: [u8; 16],
         may_be_committed: &mut Option<(i64, Outcome)>,
@@ -183,7 +176,8 @@ impl Writer {
             Wanted::default()
         };
         let looked_up = may_be_committed.as_ref().map(|(seq, _)| (*seq, id));
-        let (head, is_committed) = connection.begin_commit(looked_up, wanted, &mut known).await?;
+        let Begun { head, is_committed, fetched } = connection.begin_commit(looked_up, wanted).await?;
+        fetched.add_to(&mut known);
         let Some((head, meta)) = head else {
             return Err(Failure::Refused(StoreError::Damaged("the counters are missing".to_owned())));
         };
@@ -195,7 +189,7 @@ impl Writer {
             return may_be_committed.take().map(|(_, outcome)| outcome).ok_or(Failure::Warned);
         }
         *may_be_committed = None;
-        let outcome = decide(connection, group, known, &meta).await?;
+        let outcome = decide(connection, group, &mut known, &meta).await?;
         if outcome.writes.is_empty() && lock(&self.state.signals).is_empty() {
             if head <= self.state.confirmed.load(Relaxed) {
                 connection.roll_back().await?;
@@ -212,10 +206,9 @@ impl Writer {
         self.state.watches.show(&outcome.writes);
         let (seq, outcome) = may_be_committed.insert((head + 1, outcome));
         let new = NewCommit { seq: *seq, id, meta: &meta, told: None };
-        if let Err(error) =
-            self.commit_all(connection, new, &outcome.writes, (&outcome.writes, &outcome.shown)).await
+        if let Err(error) = self.commit_all(connection, new, &outcome.writes, (&outcome.writes, &known)).await
         {
-            if matches!(&error, Failure::Database(error) if is_refusal(error)) {
+            if matches!(&error, Failure::Database(error) if error.is_refusal) {
                 *may_be_committed = None;
             }
             return Err(error);
@@ -228,13 +221,14 @@ impl Writer {
     /// is made after them gets there. It tells what was `written` by one that may not have been heard.
     async fn confirm(
         &self,
-        connection: &Connection,
+        connection: &dyn Session,
         seq: i64,
         meta: &[u8],
         written: &Batch,
     ) -> Result<(), Failure> {
         let new = NewCommit { seq, id: rand::random(), meta, told: None };
-        self.commit_all(connection, new, written, (&Batch::new(), &Changes::default())).await
+        let nothing = Known::nothing(self.state.salt);
+        self.commit_all(connection, new, written, (&Batch::new(), &nothing)).await
     }
 
     /// Commits these writes, and tells the other replicas of what was `written`.
@@ -243,16 +237,16 @@ impl Writer {
     /// with it.
     async fn commit_all(
         &self,
-        connection: &Connection,
+        connection: &dyn Session,
         new: NewCommit<'_>,
         written: &Batch,
-        (writes, shown): (&Batch, &Changes),
+        (writes, known): (&Batch, &Known),
     ) -> Result<(), Failure> {
         let signals = std::mem::take(&mut *lock(&self.state.signals));
         let told = self.state.has_others().then(|| Told { keys: told_keys(written), signals });
         // What it said before is about something else.
         connection.take_warning();
-        let committed = connection.commit(NewCommit { told: told.as_ref(), ..new }, writes, shown).await;
+        let committed = connection.commit(NewCommit { told: told.as_ref(), ..new }, writes, known).await;
         let result = match committed {
             Ok(()) if connection.take_warning() => Err(Failure::Warned),
             committed => committed.map_err(Failure::Database),
@@ -272,13 +266,13 @@ impl Writer {
         self.state.committed.notify_one();
     }
 
-    async fn connected(&mut self) -> Option<Connection> {
+    async fn connected(&mut self) -> Option<Box<dyn Session>> {
         match self.connection.take() {
             Some(connection) if !connection.is_closed() => Some(connection),
-            _ => match Connection::open(&self.database).await {
+            _ => match self.database.open().await {
                 Ok(connection) => Some(connection),
                 Err(error) => {
-                    self.state.trouble(&with_causes(&error));
+                    self.state.trouble(&error.reason);
                     None
                 }
             },
@@ -286,34 +280,22 @@ impl Writer {
     }
 }
 
-/// Whether the database has refused a statement, and may do so again: nothing was committed, neither was the connection
-/// lost nor the database stopped, and it is no wait for others that took too long.
-fn is_refusal(error: &Error) -> bool {
-    // Conflicts; a lock that is held; cancelled, or the server is stopping.
-    let passes = ["40", "55P03", "57"];
-    error.as_db_error().is_some_and(|error| {
-        error.parsed_severity() == Some(Severity::Error)
-            && !passes.iter().any(|passing| error.code().code().starts_with(passing))
-    })
-}
-
 /// Decides a group in a transaction of the database, with what all commits before have written at hand.
 async fn decide(
-    connection: &Connection,
+    connection: &dyn Session,
     group: &mut [Box<dyn Job>],
-    mut known: Known,
+    known: &mut Known,
     meta: &[u8],
 ) -> Result<Outcome, Failure> {
     // Those of a newer program, say.
     let meta: Meta = decode(&keys::meta(), meta).map_err(Failure::Refused)?;
     for _ in 0..FETCHES_MAX {
-        let outcome = run_all(group, &known, meta);
+        let outcome = run_all(group, known, meta);
         let wanted = known.take_wanted();
         if wanted.is_empty() {
-            let shown = shown::changes(&outcome.writes, &known);
-            return Ok(Outcome { shown, ..outcome });
+            return Ok(outcome);
         }
-        connection.read_on(wanted, &mut known).await?;
+        connection.read_on(wanted).await?.add_to(known);
     }
     Err(Failure::Refused(StoreError::Failed("a transaction reads too much".to_owned())))
 }
@@ -340,5 +322,5 @@ fn run_all(group: &mut [Box<dyn Job>], known: &Known, mut meta: Meta) -> Outcome
             all.insert(fan_entry(print, fan), leads.then(Vec::new));
         }
     }
-    Outcome { writes: all, meta, decided, shown: Changes::default() }
+    Outcome { writes: all, meta, decided }
 }

@@ -1,17 +1,15 @@
-//! What the store on PostgreSQL keeps its rows in: reads, each on a connection of its own, and the way to the writer.
+//! What a store in a database keeps its rows in: reads, each on a connection of its own, and the way to the writer.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle};
-use tokio_postgres::Error;
 
-use super::connection::Connection;
-use super::database::Database;
+use super::database::{Database, Session, Trouble};
 use super::known::{Known, fan_entry};
 use super::leases::Leases;
-use super::state::{State, lock};
+use super::state::{SILENT, State, lock};
 use super::writer::Repeatable;
 use crate::store::row_store::{Answer, Backend, Job, Patience, ReadOnce, Reply, Transaction, in_time};
 use crate::store::rows::clue::Print;
@@ -19,29 +17,25 @@ use crate::store::rows::ids::FanNumber;
 use crate::store::rows::view::{Damaged, View};
 use crate::store::rows::watch::Watches;
 use crate::store::{Counts, LogStatus, Replicas, StoreError};
-use crate::telemetry::causes::with_causes;
 
-/// Why there is no answer in time.
-const SILENT: &str = "it has not answered for some seconds";
-
-/// What the store on PostgreSQL keeps its rows in.
-pub struct Postgres {
-    pub(super) database: Database,
+/// What a store in a database keeps its rows in.
+pub struct Shared {
+    pub(super) database: Arc<dyn Database>,
     pub(super) state: Arc<State>,
     pub(super) jobs: Mutex<Option<mpsc::Sender<Box<dyn Job>>>>,
     pub(super) writing: tokio::sync::Mutex<Option<JoinHandle<()>>>,
-    pub(super) reading: Mutex<Vec<Connection>>,
+    pub(super) reading: Mutex<Vec<Box<dyn Session>>>,
     pub(super) reads: Semaphore,
     pub(super) damaged: Damaged,
-    pub(super) leases: Leases,
+    pub(super) leases: Box<dyn Leases>,
     /// Follows the other replicas, and notifies them.
     pub(super) following: Mutex<Vec<AbortHandle>>,
 }
 
-impl Postgres {
+impl Shared {
     #[cfg(test)]
-    pub(super) const fn database(&self) -> &Database {
-        &self.database
+    pub(in crate::store) fn database(&self) -> &dyn Database {
+        &*self.database
     }
 
     async fn hand_in<T: Send + 'static>(&self, work: impl Transaction<T>) -> Result<Answer<T>, StoreError> {
@@ -62,29 +56,29 @@ impl Postgres {
                 return result;
             }
         }
-        let connection = Connection::open(&self.database).await.map_err(|error| unavailable(&error))?;
-        self.read_over(connection, &read).await.unwrap_or_else(|error| Err(unavailable(&error)))
+        let connection = self.database.open().await.map_err(unavailable)?;
+        self.read_over(connection, &read).await.unwrap_or_else(|error| Err(unavailable(error)))
     }
 
     /// Reads over a connection, which is idle again afterwards.
     async fn read_over<T>(
         &self,
-        connection: Connection,
+        connection: Box<dyn Session>,
         read: &impl ReadOnce<T>,
-    ) -> Result<Result<T, StoreError>, Error> {
+    ) -> Result<Result<T, StoreError>, Trouble> {
         let mut known = Known::nothing(self.state.salt);
-        let result = Self::read_with(&connection, &mut known, &self.damaged, read).await?;
+        let result = Self::read_with(&*connection, &mut known, &self.damaged, read).await?;
         self.state.answered();
         lock(&self.reading).push(connection);
         Ok(result)
     }
 
     async fn read_with<T>(
-        connection: &Connection,
+        connection: &dyn Session,
         known: &mut Known,
         damaged: &Damaged,
         read: &impl ReadOnce<T>,
-    ) -> Result<Result<T, StoreError>, Error> {
+    ) -> Result<Result<T, StoreError>, Trouble> {
         let mut is_open = false;
         loop {
             let trial = damaged.trial();
@@ -100,9 +94,9 @@ impl Postgres {
                 return Ok(result);
             }
             if is_open {
-                connection.read_on(wanted, known).await?;
+                connection.read_on(wanted).await?.add_to(known);
             } else {
-                connection.begin_read(wanted, known).await?;
+                connection.begin_read(wanted).await?.add_to(known);
                 is_open = true;
             }
         }
@@ -113,7 +107,7 @@ async fn answered<T>(answer: Answer<T>) -> Result<T, StoreError> {
     answer.await.unwrap_or(Err(StoreError::Closed))
 }
 
-impl Backend for Postgres {
+impl Backend for Shared {
     async fn read<T: Send>(&self, read: impl ReadOnce<T>) -> Result<T, StoreError> {
         // Nothing is written here: whatever takes too long is the database's, or the way to it.
         match in_time(self.read_once(read)).await {
@@ -180,7 +174,7 @@ impl Backend for Postgres {
     }
 
     fn replicas(&self) -> Option<&dyn Replicas> {
-        Some(&self.leases)
+        Some(&*self.leases)
     }
 
     fn free_disk_bytes(&self) -> Option<u64> {
@@ -212,13 +206,13 @@ impl Backend for Postgres {
     }
 }
 
-impl Drop for Postgres {
+impl Drop for Shared {
     /// As if the process were killed: what was handed in may still be committed.
     fn drop(&mut self) {
         lock(&self.following).drain(..).for_each(|task| task.abort());
     }
 }
 
-fn unavailable(error: &dyn std::error::Error) -> StoreError {
-    StoreError::Unavailable(with_causes(error))
+fn unavailable(error: Trouble) -> StoreError {
+    StoreError::Unavailable(error.reason)
 }

@@ -10,11 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use tokio_postgres::Error;
-
-use super::connection::Connection;
-use super::database::Database;
-use super::state::{State, lock};
+use super::database::{Database, Session, Trouble};
+use super::state::{SILENT, State, lock};
 use crate::store::rows::keys;
 use crate::store::rows::records::decode;
 use crate::store::rows::source::Batch;
@@ -62,7 +59,7 @@ pub(super) struct Heeded {
 
 impl State {
     /// Reads what the commits up to this one have told, as far as this replica has not followed them.
-    pub(super) async fn read_told(&self, connection: &Connection, to: i64) -> Result<Heeded, Error> {
+    pub(super) async fn read_told(&self, connection: &dyn Session, to: i64) -> Result<Heeded, Trouble> {
         let mut heeded = Heeded { from: *lock(&self.followed), to, ..Heeded::default() };
         let from = heeded.from;
         // After a failover that has lost commits there are fewer than there were.
@@ -119,7 +116,7 @@ impl State {
     }
 
     /// Follows the commits of others up to this one.
-    pub(super) async fn catch_up(&self, connection: &Connection, to: i64) -> Result<(), Error> {
+    pub(super) async fn catch_up(&self, connection: &dyn Session, to: i64) -> Result<(), Trouble> {
         while *lock(&self.followed) != to {
             let heeded = self.read_told(connection, to).await?;
             self.heed(heeded);
@@ -128,7 +125,7 @@ impl State {
     }
 
     /// Looks whether other replicas have committed something.
-    async fn look(&self, connection: &Connection) -> Result<(), Error> {
+    async fn look(&self, connection: &dyn Session) -> Result<(), Trouble> {
         if let Some((seq, meta)) = connection.head().await?
             && seq != *lock(&self.followed)
         {
@@ -149,50 +146,27 @@ impl State {
     }
 }
 
-/// How replicas learn of each other's commits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Notify {
-    /// They are notified.
-    Listen,
-    /// They look, many times a second: where a pooler or the engine passes no notifications on.
-    Poll,
-}
-
-/// Follows the other replicas until the store is closed. `listening` is the database on a way that passes notifications.
-pub(super) async fn follow(database: Database, listening: Database, state: Arc<State>, notify: Notify) {
+/// Follows the other replicas until the store is closed.
+pub(super) async fn follow(database: Arc<dyn Database>, state: Arc<State>) {
     while !state.is_closing.load(Relaxed) {
-        if let Err(error) = follow_over(&database, &listening, &state, notify).await {
+        if let Err(error) = follow_over(&*database, &state).await {
             tracing::debug!(%error, "other replicas cannot be followed at the moment");
         }
         tokio::time::sleep(RECONNECT_AFTER).await;
     }
 }
 
-async fn follow_over(
-    database: &Database,
-    listening: &Database,
-    state: &State,
-    notify: Notify,
-) -> Result<(), anyhow::Error> {
-    let connection = Connection::open(database).await?;
-    let listener = match notify {
-        Notify::Listen => {
-            let (client, notices) = listening.connect().await?;
-            client.batch_execute(&format!("LISTEN {}", channel(database))).await?;
-            Some((client, notices))
-        }
-        Notify::Poll => None,
-    };
+async fn follow_over(database: &dyn Database, state: &State) -> Result<(), Trouble> {
+    let connection = database.open().await?;
+    let mut listener = database.listen().await?;
     while !state.is_closing.load(Relaxed) {
-        tokio::time::timeout(crate::store::row_store::STALLED_AFTER, state.look(&connection)).await??;
-        match &listener {
-            Some((client, notices)) => {
-                let _ = tokio::time::timeout(LOOK_EVERY, notices.notified.notified()).await;
-                if notices.released.swap(false, Relaxed) {
+        let looked =
+            tokio::time::timeout(crate::store::row_store::STALLED_AFTER, state.look(&*connection)).await;
+        looked.map_err(|_| Trouble { reason: SILENT.to_owned(), is_refusal: false })??;
+        match &mut listener {
+            Some(listener) => {
+                if listener.wait(LOOK_EVERY).await?.released {
                     state.hear(Heard::Released);
-                }
-                if client.is_closed() {
-                    anyhow::bail!("the connection for notifications has ended");
                 }
             }
             None if state.has_others() => tokio::time::sleep(POLL_EVERY).await,
@@ -202,30 +176,18 @@ async fn follow_over(
     Ok(())
 }
 
-/// Notifies the other replicas of commits, until the store is closed. Never in a transaction that writes: the database
-/// commits those that notify one after the other.
-pub(super) async fn notify(database: Database, state: Arc<State>) {
-    let (mut client, text) = (None, format!("NOTIFY {}", channel(&database)));
+/// Notifies the other replicas of commits, until the store is closed. Never in a transaction that writes: a database may
+/// commit those that notify one after the other.
+pub(super) async fn notify(database: Arc<dyn Database>, state: Arc<State>) {
     while !state.is_closing.load(Relaxed) {
         state.committed.notified().await;
         if !state.has_others() {
             continue;
         }
-        if client.as_ref().is_none_or(tokio_postgres::Client::is_closed) {
-            client = database.connect().await.ok().map(|(client, _)| client);
-        }
-        if let Some(connected) = &client {
-            let sent = connected.batch_execute(&text);
-            // Those who hear nothing look every second.
-            if !matches!(tokio::time::timeout(LOOK_EVERY, sent).await, Ok(Ok(()))) {
-                client = None;
-            }
+        // Those who hear nothing look every second.
+        if !matches!(tokio::time::timeout(LOOK_EVERY, database.notify()).await, Ok(Ok(()))) {
+            tracing::debug!("other replicas were not notified");
         }
         tokio::time::sleep(NOTIFY_EVERY).await;
     }
-}
-
-/// Where replicas notify each other.
-pub(super) fn channel(database: &Database) -> String {
-    format!("unionlink_{}", database.schema)
 }
