@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use secrecy::ExposeSecret as _;
 use unionlink::domain::authorization::AuthorizationState;
-use unionlink::store::{SuiteRecords, Suites};
+use unionlink::store::SuiteRecords;
 
 use crate::agency::{Agency, Delivery};
 use crate::schedule::Schedule;

@@ -8,7 +8,7 @@ use unionlink::clock::Clock;
 use unionlink::domain::fan::FanState;
 use unionlink::domain::link::{ChangeType, EntryData, FeedEntry, LinkData};
 use unionlink::simulator::Api;
-use unionlink::store::{Feed, LinkBy, LinkQuery, People, Store};
+use unionlink::store::{LinkBy, LinkQuery};
 
 use crate::authorizations::JudgedAgency;
 use crate::cast::{Pair, Somebody};
@@ -42,6 +42,8 @@ pub struct Judged {
     pub left: u64,
     /// Links with nothing else to do.
     pub prompt: u64,
+    /// Replicas that took the work over from another one, or again.
+    pub takeovers: u64,
     /// What agency-developed apps gave to judge.
     pub agency: JudgedAgency,
 }
@@ -55,6 +57,7 @@ impl AddAssign for Judged {
         self.memberships += more.memberships;
         self.left += more.left;
         self.prompt += more.prompt;
+        self.takeovers += more.takeovers;
         self.agency += more.agency;
     }
 }
@@ -88,7 +91,7 @@ impl<'a> Checker<'a> {
         if let Some(agency) = &self.schedule.agency {
             self.agency(agency, &links).await;
         }
-        self.violations.extend(self.service.store.audit().unwrap());
+        self.violations.extend(self.service.opened.audit().await);
         let damaged = self.service.store.damaged_records();
         self.expect(damaged == 0, || format!("{damaged} damaged records"));
         let panicked = self.schedule.machine.panicked.is_cancelled();
@@ -302,7 +305,7 @@ impl<'a> Checker<'a> {
         {
             let made = machine.sim.quota_use(corp_id, api);
             let ledger = self.service.store.ledger(corp_id, name).await.unwrap();
-            let noted = ledger.used(machine.clock.moment());
+            let noted = ledger.used(self.service.clock.moment());
             let enough = u64::from(noted.hour) >= made.hour
                 && u64::from(noted.day) >= made.day
                 && u64::from(noted.month) >= made.month;

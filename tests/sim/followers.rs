@@ -4,8 +4,6 @@
 
 use std::collections::BTreeSet;
 
-use unionlink::store::People;
-
 use crate::cast::{EventRecord, Pair, Somebody};
 use crate::check::Checker;
 

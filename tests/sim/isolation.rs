@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use unionlink::domain::link::LinkData;
 use unionlink::domain::suite::ExchangeEnd;
-use unionlink::store::{People, Store, Suites};
 
 use crate::agency::Agency;
 use crate::check::Checker;
@@ -155,7 +154,7 @@ impl Checker<'_> {
         let has_secret = |bytes: &[u8]| {
             bytes.windows(SECRET_CHARS).any(|part| begins[begin(part)] && parts.contains(part))
         };
-        let stored = machine.memory.rows();
+        let stored = machine.rows();
         for (key, _) in stored.iter().filter(|(key, value)| has_secret(key) || has_secret(value)) {
             self.violations.push(format!("a secret is stored in the clear under {}", key.escape_ascii()));
         }

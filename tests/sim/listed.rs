@@ -3,7 +3,6 @@
 
 use unionlink::domain::link::LinkData;
 use unionlink::domain::time::Timestamp;
-use unionlink::store::People;
 
 use crate::check::Checker;
 

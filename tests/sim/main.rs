@@ -6,6 +6,8 @@
 //! lost), registrations, faults of WeCom and of receivers, dealers that leave or are not verified, members
 //! outside the visible range, crashes of the process at any await point and around commits, sleeps of hours
 //! and months, changes of the wall clock by hours, and requests by operators and to forget people. One in
+//! two has two or three replicas that share a database, which are suspended for longer than their leases last, and lose
+//! connections, answers and notifications (`replicas`). One in
 //! six has one or two brands with agency-developed apps of one suite (`agency`), whose authorisations are
 //! obtained, interrupted, cancelled and obtained again meanwhile. Then every fault is repaired and time
 //! passes until nothing is left to do. `check` compares the store with what was acknowledged, `listed` with
@@ -40,9 +42,11 @@ mod isolation;
 mod listed;
 mod memberships;
 mod people;
+mod process;
 mod prompt;
 mod receiver;
 mod repair;
+mod replicas;
 mod scene;
 mod schedule;
 mod service;
@@ -176,6 +180,7 @@ fn judged_enough(schedules: &[Judged]) {
         ("memberships in groups", all.memberships, 400),
         ("customers who are in no group of their dealer", all.left, 300),
         ("prompt links", all.prompt, 1_000),
+        ("takeovers", all.takeovers, 1),
         ("schedules with agency-developed apps", all.agency.schedules, 60),
         ("links of such apps", all.agency.links, 90),
         ("auth codes that were exchanged", all.agency.granted, 90),

@@ -8,7 +8,6 @@ use unionlink::domain::chat::CHAT_LAG_MS;
 use unionlink::domain::contact::CHATS_MAX;
 use unionlink::domain::time::{DAY_MS, SECOND_MS};
 use unionlink::simulator::{Api, Call};
-use unionlink::store::People;
 
 use crate::cast::{DealerState, Group};
 use crate::check::Checker;

@@ -7,9 +7,7 @@ use unionlink::domain::dealer::DealerState;
 use unionlink::domain::fan::{Minted, Priority};
 use unionlink::domain::ids::{Openid, PendingId};
 use unionlink::http::{Redrive, RedriveError};
-use unionlink::store::{
-    CursorState, EventId, EventState, Feed, NewFan, People, PersonId, Reconciling, Seek, Store, StoreError,
-};
+use unionlink::store::{CursorState, EventId, EventState, NewFan, PersonId, Seek, StoreError};
 
 use crate::schedule::Schedule;
 use crate::time::pass;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use unionlink::clock::Clock;
 use unionlink::domain::fan::Priority;
-use unionlink::store::{LinkBy, LinkQuery, Store};
+use unionlink::store::{LinkBy, LinkQuery};
 
 use crate::agency::Delivery;
 use crate::cast::Somebody;

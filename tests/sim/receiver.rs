@@ -10,6 +10,7 @@ use unionlink::domain::ids::SinkName;
 use unionlink::domain::link::{ChangeType, EntryData, FeedEntry};
 use unionlink::sink::{DeliveryError, Retry, Sink};
 
+use crate::replicas::Pause;
 use crate::time::{Dice, Trace};
 
 /// How a receiver answers deliveries.
@@ -98,15 +99,16 @@ impl Receiver {
     }
 
     /// The sink of one process.
-    pub fn sink(&self, dead: CancellationToken) -> Box<dyn Sink> {
+    pub fn sink(&self, dead: CancellationToken, pause: Pause) -> Box<dyn Sink> {
         let batch_max = self.memory().dice.between(1, 6).try_into().unwrap();
-        Box::new(ReceiverSink { receiver: self.clone(), dead, batch_max })
+        Box::new(ReceiverSink { receiver: self.clone(), dead, pause, batch_max })
     }
 }
 
 struct ReceiverSink {
     receiver: Receiver,
     dead: CancellationToken,
+    pause: Pause,
     batch_max: usize,
 }
 
@@ -138,7 +140,7 @@ impl Sink for ReceiverSink {
         tokio::select! {
             biased;
             () = self.dead.cancelled() => std::future::pending().await,
-            () = tokio::time::sleep(wait) => {}
+            () = self.pause.gate(tokio::time::sleep(wait)) => {}
         }
         self.receiver.memory().take(name, &entries[..takes]);
         let (first, last) = (entries[0].seq, entries[entries.len() - 1].seq);

@@ -11,7 +11,7 @@ use unionlink::domain::fan::{Existing, Mint, Priority};
 use unionlink::domain::reconcile::CLOCK_MARGIN_MS;
 use unionlink::domain::time::{DAY_MS, HOUR_MS, SECOND_MS, Timestamp};
 use unionlink::simulator::Fault;
-use unionlink::store::{CursorState, CustomerGroups as _, DealerRow, Feed, People, Reconciling, Store};
+use unionlink::store::{CursorState, DealerRow};
 
 use crate::check::Checker;
 use crate::prompt::AFTER_REPAIR_SECS;
@@ -28,6 +28,8 @@ const DAYS: usize = 45;
 const DAY_SECS: u64 = 86_500;
 /// How long after the repair the schedule of a lookup that was not refused has ended.
 const LOOKUPS_END_WITHIN_MS: i64 = 20 * DAY_MS;
+/// Longer than anything is put off that is known in one term of a replica only.
+const IN_A_TERM: Duration = Duration::from_secs(20);
 /// How long after the repair the last fault may go on.
 const LAST_FAULT_MS: i64 = 3_000 * SECOND_MS;
 
@@ -37,6 +39,7 @@ impl Schedule {
     pub async fn come_to_rest(&mut self) -> Option<String> {
         self.note("everything is repaired");
         self.repaired_at = self.time.now();
+        self.judged.takeovers = self.machine.takeovers();
         self.repair_wecom();
         self.tickets_come();
         self.machine.sim.configure(|options| options.latency_ms = 0);
@@ -47,6 +50,8 @@ impl Schedule {
         self.machine.clock.set(0);
         self.machine.disk.slow.store(false, std::sync::atomic::Ordering::Relaxed);
         *self.machine.disk.crash.lock().unwrap() = None;
+        self.machine.disk.is_reliable.store(true, std::sync::atomic::Ordering::Relaxed);
+        self.machine.resume_all();
         for receiver in &self.machine.receivers {
             receiver.memory().behaviour = Behaviour::Healthy;
         }
@@ -93,6 +98,10 @@ impl Schedule {
         let mut left = None;
         for wait in WAITS_SECS.into_iter().chain(std::iter::repeat_n(DAY_SECS, DAYS)) {
             pass(Duration::from_millis(2_500)).await;
+            if self.machine.setup.replicas > 1 {
+                // The leases have expired in a long wait: what is put off for some seconds in a term begins anew.
+                tokio::time::sleep(IN_A_TERM).await;
+            }
             let intervened = self.intervene().await;
             pass(Duration::from_millis(1_200)).await;
             if repaired_at.is_some_and(|at| self.time.now().millis_since(at) > LAST_FAULT_MS) {
@@ -188,6 +197,9 @@ impl Schedule {
     /// What is still left to do, if anything.
     async fn left(&self) -> Option<String> {
         let Some(service) = self.machine.running() else { return Some("no process".to_owned()) };
+        if !self.machine.is_whole() || !self.machine.is_led() {
+            return Some("a replica is missing, or a duty has nobody".to_owned());
+        }
         if !self.deliveries.is_empty() {
             return Some(format!("{} callbacks are still being delivered", self.deliveries.len()));
         }

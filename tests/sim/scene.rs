@@ -48,14 +48,16 @@ impl Schedule {
             }
             None => self_built(&sim),
         };
-        let setup = setup(&options, &brands, access, &mut dice);
+        let mut setup = setup(&options, &brands, access, &mut dice);
+        setup.replicas = replicas(seed);
         let asks_existing = !dice.one_in(3);
         let short_waits = dice.one_in(2);
         let lost_percent = dice.among(&[5, 5, 5, 10, 40, 100]);
         let sealed_for_brand = options.sender.receive_id == ReceiveId::Upstream && agency.is_none();
         trace.note(format!(
-            "{}{:?} {:?} {:?} {:?} {:?}, {} ms, quota {:?}; lists {:?} {:?}, invisible {:?}, lag {} ms; {:?}; \
+            "{} processes; {}{:?} {:?} {:?} {:?} {:?}, {} ms, quota {:?}; lists {:?} {:?}, invisible {:?}, lag {} ms; {:?}; \
              existing {asks_existing}, {lost_percent} % are lost",
+            setup.replicas,
             agency.as_ref().map(|_| format!("{:?}; ", options.agency)).unwrap_or_default(),
             options.token_rule,
             options.remint,
@@ -140,6 +142,11 @@ fn options(seed: u64, dice: &mut Dice) -> Options {
     options
 }
 
+/// The number of processes: one with a store of its own, or replicas that share one.
+fn replicas(seed: u64) -> usize {
+    Dice::new(seed, 5).among(&[1, 1, 1, 2, 2, 3])
+}
+
 /// A brand with a self-built app.
 fn self_built(sim: &Simulator) -> (Option<Agency>, Vec<Brand>, Access) {
     let app = AppSpec { callback: None, ..sim.invent_app() };
@@ -198,5 +205,6 @@ fn setup(options: &Options, brands: &[Brand], access: Access, dice: &mut Dice) -
         chat_lag_ms: options.chat_lag_ms,
         sealed_for,
         settings,
+        replicas: 1,
     }
 }

@@ -74,13 +74,28 @@ impl Schedule {
             if wait >= HOUR {
                 self.woke_at = self.time.now();
             }
-            if self.machine.running().is_none() && self.dice.one_in(2) {
-                if self.dice.one_in(8) && self.machine.clock.survives_reboot() {
+            self.step_of_the_replicas();
+            if !self.machine.is_whole() && self.dice.one_in(2) {
+                if self.machine.running().is_none()
+                    && self.dice.one_in(8)
+                    && self.machine.clock.survives_reboot()
+                {
                     self.note("the machine reboots");
                     self.machine.clock.reboot();
                 }
                 self.machine.start().await;
             }
+        }
+    }
+
+    /// Suspends a replica now and then, mostly for longer than its leases last.
+    fn step_of_the_replicas(&mut self) {
+        let time = {
+            let mut lots = self.machine.lots.lock().unwrap();
+            (self.machine.setup.replicas > 1 && lots.one_in(12)).then(|| lots.millis(200, 40_000))
+        };
+        if let Some(time) = time {
+            self.machine.suspend(time);
         }
     }
 

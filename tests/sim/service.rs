@@ -1,5 +1,6 @@
-//! The simulated process: the service as `app::assemble` builds it, without listeners, over an in-memory
-//! store that survives a crash. It is started, stopped, killed and started again.
+//! The simulated processes: the service as `app::assemble` builds it, without listeners, over a store in memory that
+//! survives a crash. One with a store of its own, or two or three replicas that share one. They are started, stopped,
+//! suspended, killed and started again.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,31 +14,32 @@ use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use unionlink::app::{Assembled, Parts, SinkPart, StartError, assemble};
-use unionlink::at_rest::Nonces;
 use unionlink::clock::ServiceClock;
 use unionlink::config::Config;
-use unionlink::domain::backoff::Jitter;
 use unionlink::domain::ids::AppName;
 use unionlink::http::DoorSet;
-use unionlink::http::public;
+use unionlink::lifecycle::Lifecycle;
 use unionlink::simulator::{Event, SealedCallback, Sending, Simulator};
+use unionlink::store::embedded::Settings;
 use unionlink::store::embedded::engine::Memory;
-use unionlink::store::embedded::{EmbeddedStore, ManualWriter, Settings};
-use unionlink::store::{Start, Store as _};
+use unionlink::store::shared::memory::SharedMemory;
+use unionlink::store::{Duty, Store};
 use unionlink::worker::Wake;
 use unionlink::worker::apps::Apps;
-use unionlink::worker::deliver;
 use unionlink::worker::sink_status::SinkRegistry;
 
 use crate::receiver::Receiver;
+use crate::replicas::{Opened, Pause, Stored};
 use crate::time::{Dice, MachineClock, Trace};
-use crate::wire::{ExchangeLog, InProcessWire};
+use crate::wire::ExchangeLog;
 
 /// How long WeCom waits for the answer to a callback.
 const CALLBACK_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long it waits for that of a suite's event, except a ticket.
 const URGENT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a process that is stopped waits for what it has begun.
+const GRACE: Duration = Duration::from_secs(10);
 
 /// A brand, and the app of the service that is for it.
 #[derive(Debug, Clone)]
@@ -63,18 +65,22 @@ pub struct Setup {
     pub sealed_for: Option<String>,
     /// Settings of the store.
     pub settings: Settings,
+    /// The number of processes.
+    pub replicas: usize,
 }
 
 /// Faults of the disk.
 #[derive(Default)]
 pub struct Disk {
     pub slow: AtomicBool,
+    /// Nothing between a replica and the database is lost.
+    pub is_reliable: AtomicBool,
     /// A planned crash: the number of writes before the one it happens at, and whether it happens after that
     /// write.
     pub crash: Mutex<Option<(u64, bool)>>,
 }
 
-/// The machine that the service runs on.
+/// The machines that the service runs on.
 pub struct Machine {
     pub seed: u64,
     pub sim: Simulator,
@@ -87,27 +93,41 @@ pub struct Machine {
     pub trace: Trace,
     /// The calls that exchange an auth code.
     pub exchanges: ExchangeLog,
-    pub memory: Memory,
-    starts: AtomicU64,
-    running: Mutex<Option<Arc<Service>>>,
+    pub stored: Stored,
+    pub starts: AtomicU64,
+    running: Mutex<Vec<Option<Arc<Service>>>>,
+    /// Which replica something happens to.
+    pub lots: Mutex<Dice>,
     /// A task of some process panicked.
     pub panicked: CancellationToken,
 }
 
 /// A running process.
 pub struct Service {
-    pub store: Arc<EmbeddedStore>,
+    pub store: Arc<dyn Store>,
+    pub opened: Opened,
     pub doors: Arc<DoorSet>,
     pub apps: Arc<Apps>,
     pub wake: Arc<Wake>,
     pub sinks: Arc<SinkRegistry>,
     /// The clock of its waits and records.
     pub clock: Arc<ServiceClock>,
-    public: TowerToHyperService<Router>,
-    tasks: TaskTracker,
-    calls: TaskTracker,
-    stop: CancellationToken,
-    dead: CancellationToken,
+    pub public: TowerToHyperService<Router>,
+    pub tasks: TaskTracker,
+    pub calls: TaskTracker,
+    pub fate: Fate,
+    /// Of a replica.
+    pub lifecycle: Option<Lifecycle>,
+}
+
+/// What happens to a process.
+#[derive(Clone, Default)]
+pub struct Fate {
+    pub dead: CancellationToken,
+    pub stop: CancellationToken,
+    /// It is stopped by its supervisor.
+    pub is_stopping: Arc<AtomicBool>,
+    pub pause: Pause,
 }
 
 impl Service {
@@ -115,13 +135,25 @@ impl Service {
     pub async fn unless_dead<T>(&self, what: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             biased;
-            () = self.dead.cancelled() => None,
+            () = self.fate.dead.cancelled() => None,
             done = what => Some(done),
         }
     }
 
     pub fn is_dead(&self) -> bool {
-        self.dead.is_cancelled()
+        self.fate.dead.is_cancelled()
+    }
+
+    fn die(&self) {
+        self.fate.dead.cancel();
+        // What goes on reaches nobody any more.
+        self.fate.stop.cancel();
+        self.fate.pause.end();
+    }
+
+    /// Its id among the replicas, if it is one.
+    fn id(&self) -> Option<String> {
+        Some(self.store.replicas()?.id().to_owned())
     }
 }
 
@@ -135,8 +167,13 @@ impl Machine {
         receivers: Vec<Receiver>,
         trace: Trace,
     ) -> Self {
-        let (disk, memory, panicked) = (Arc::default(), Memory::default(), CancellationToken::new());
-        let (starts, running) = (AtomicU64::new(0), Mutex::default());
+        let (disk, panicked) = (Arc::default(), CancellationToken::new());
+        let stored = match setup.replicas {
+            1 => Stored::Alone(Memory::default()),
+            _ => Stored::Shared(SharedMemory::new(Arc::new(clock.true_time()))),
+        };
+        let (starts, running) = (AtomicU64::new(0), Mutex::new(vec![None; setup.replicas]));
+        let lots = Mutex::new(Dice::new(seed, 6));
         let exchanges = ExchangeLog::default();
         Self {
             seed,
@@ -148,133 +185,126 @@ impl Machine {
             receivers,
             trace,
             exchanges,
-            memory,
+            stored,
             starts,
             running,
+            lots,
             panicked,
         }
     }
 
-    /// The process that runs, if one does.
-    pub fn running(&self) -> Option<Arc<Service>> {
-        self.running.lock().unwrap().clone().filter(|service| !service.is_dead())
+    /// The replicas that live.
+    fn living(&self) -> Vec<Arc<Service>> {
+        let running = self.running.lock().unwrap();
+        running.iter().flatten().filter(|service| !service.is_dead()).cloned().collect()
     }
 
-    /// Kills the process at its current await points.
-    pub fn kill(&self) {
-        if let Some(service) = self.running.lock().unwrap().take() {
-            service.dead.cancel();
+    /// One of some replicas.
+    fn one_of(&self, mut services: Vec<Arc<Service>>) -> Option<Arc<Service>> {
+        match services.len() {
+            0 => None,
+            1 => services.pop(),
+            number => Some(services.swap_remove(self.lots.lock().unwrap().index(number))),
         }
     }
 
-    /// Stops the process as a supervisor does.
+    /// A process that runs, if one does.
+    pub fn running(&self) -> Option<Arc<Service>> {
+        let mut services = self.living();
+        services.retain(|service| !service.fate.pause.is_paused());
+        self.one_of(services)
+    }
+
+    /// Whether every process runs.
+    pub fn is_whole(&self) -> bool {
+        self.living().len() == self.setup.replicas
+    }
+
+    /// Whether a replica has everything to do that one at a time may do. A single process always has.
+    pub fn is_led(&self) -> bool {
+        let Stored::Shared(memory) = &self.stored else { return true };
+        let sinks = self.receivers.iter().map(|receiver| Duty::Sink(receiver.name.clone()));
+        let living: Vec<_> = self.living().iter().filter_map(|service| service.id()).collect();
+        let is_held = |duty: Duty| memory.holder(&duty).is_some_and(|holder| living.contains(&holder));
+        std::iter::once(Duty::Work).chain(sinks).all(is_held)
+    }
+
+    /// How often a replica has taken over the work from another one, or again.
+    pub fn takeovers(&self) -> u64 {
+        match &self.stored {
+            Stored::Alone(_) => 0,
+            Stored::Shared(memory) => memory.terms(&Duty::Work).saturating_sub(1),
+        }
+    }
+
+    /// Kills a process at its current await points.
+    pub fn kill(&self) {
+        if let Some(service) = self.one_of(self.living()) {
+            service.die();
+        }
+    }
+
+    /// Kills all of them.
+    pub fn kill_all(&self) {
+        self.living().iter().for_each(|service| service.die());
+    }
+
+    /// Stops a process as a supervisor does.
     pub async fn stop(&self) {
         let Some(service) = self.running() else { return };
-        service.stop.cancel();
+        service.fate.is_stopping.store(true, Ordering::Relaxed);
+        service.fate.stop.cancel();
         let ended = async {
+            if let Some(lifecycle) = &service.lifecycle {
+                let _ = lifecycle
+                    .finish(&[&service.tasks, &service.calls], GRACE, &CancellationToken::new())
+                    .await;
+                return;
+            }
             for tracker in [&service.tasks, &service.calls] {
                 tracker.close();
                 tracker.wait().await;
             }
         };
-        let _ = service.unless_dead(tokio::time::timeout(Duration::from_secs(10), ended)).await;
-        service.store.close().await;
-        self.kill();
+        let _ = service.unless_dead(tokio::time::timeout(GRACE, ended)).await;
+        let _ = service.unless_dead(service.store.close()).await;
+        service.die();
     }
 
-    /// Starts a process if none runs.
+    /// Suspends a replica for a while.
+    pub fn suspend(&self, time: Duration) {
+        let Some(service) = self.one_of(self.living()) else { return };
+        self.trace.note(format!("a replica is suspended for {} ms", time.as_millis()));
+        service.fate.pause.begin();
+        tokio::spawn(async move {
+            tokio::time::sleep(time).await;
+            service.fate.pause.end();
+        });
+    }
+
+    /// Ends all suspensions.
+    pub fn resume_all(&self) {
+        self.living().iter().for_each(|service| service.fate.pause.end());
+    }
+
+    /// Starts the processes that do not run.
     pub async fn start(&self) {
-        if self.running().is_some() {
-            return;
-        }
-        let start = self.starts.fetch_add(1, Ordering::Relaxed);
-        self.trace.note(format!("start {start}"));
-        self.clock.start_process();
-        let (dead, stop, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
-        let id = u128::from(self.seed).to_be_bytes();
-        let (store, writer) =
-            EmbeddedStore::with_manual_writer(self.memory.clone(), self.setup.settings, id).unwrap();
-        let store = Arc::new(store);
-        let dice = Dice::new(self.seed, 1_000 + start);
-        let writing = write(writer, dice, self.disk.clone(), dead.clone(), self.trace.clone());
-        self.run(&dead, &TaskTracker::new(), writing);
-        let sink_part = |receiver: &Receiver| SinkPart {
-            name: receiver.name.clone(),
-            kind: "webhook",
-            start: Start::Beginning,
-            sink: receiver.sink(dead.clone()),
-            takes: Duration::ZERO,
-        };
-        let clock = Arc::new(ServiceClock::new(self.clock.clone()));
-        let parts = Parts {
-            nonces: nonces(Dice::new(self.seed, 2_000_000 + start)),
-            store: store.clone(),
-            wire: Arc::new(InProcessWire {
-                api: self.sim.in_process(),
-                dead: dead.clone(),
-                exchanges: self.exchanges.clone(),
-                process: start,
-            }),
-            clock: clock.clone(),
-            jitter: Jitter::new(self.seed ^ start),
-            sinks: self.receivers.iter().map(sink_part).collect(),
-            metrics: Arc::default(),
-            panicked: self.panicked.clone(),
-        };
-        let assembled = tokio::select! {
-            biased;
-            () = dead.cancelled() => return,
-            assembled = async {
-                let assembled = assemble(&self.setup.config, parts, stop.clone()).await?;
-                let begun = assembled.workers.begin(&stop).await.map_err(StartError::Clocks)?;
-                Ok((assembled, begun))
-            } => assembled,
-        };
-        let (assembled, workers) = match assembled {
-            Ok(assembled) => assembled,
-            // The disk does not answer: the process ends, and is started again later.
-            Err(error @ (StartError::Suites(_) | StartError::Clocks(_))) => {
-                self.trace.note(format!("start {start}: {error}"));
-                return dead.cancel();
+        for place in 0..self.setup.replicas {
+            let is_running =
+                self.running.lock().unwrap()[place].as_ref().is_some_and(|service| !service.is_dead());
+            if !is_running {
+                let started = self.start_one().await;
+                self.running.lock().unwrap()[place] = started.map(Arc::new);
             }
-            Err(error) => panic!("{error}"),
-        };
-        self.clock.noted();
-        let Assembled { context, callbacks, tasks: of_each, sinks, .. } = assembled;
-        for SinkPart { name, start, sink, .. } in sinks {
-            let delivering = deliver::run(context.clone(), name, sink, start, stop.clone());
-            self.run(&dead, &tasks, async { drop(delivering.await) });
         }
-        for (_, worker) in workers.into_iter().chain(of_each) {
-            self.run(&dead, &tasks, worker);
-        }
-        let (doors, apps) = (callbacks.doors.clone(), callbacks.apps.clone());
-        let public = TowerToHyperService::new(public::router(callbacks));
-        let (wake, sinks, calls) = (context.wake, context.sinks, context.calls);
-        let service = Service { store, doors, apps, wake, sinks, clock, public, tasks, calls, stop, dead };
-        *self.running.lock().unwrap() = Some(Arc::new(service));
     }
 
-    /// Runs a task of a process until it ends or the process dies.
-    fn run(
-        &self,
-        dead: &CancellationToken,
-        tasks: &TaskTracker,
-        task: impl Future<Output = ()> + Send + 'static,
-    ) {
-        let (dead, panicked) = (dead.clone(), self.panicked.clone());
-        let task = tokio::spawn(async move {
-            tokio::select! {
-                biased;
-                () = dead.cancelled() => {}
-                () = task => {}
-            }
-        });
-        tasks.spawn(async move {
-            if task.await.is_err() {
-                panicked.cancel();
-            }
-        });
+    /// Every row that is stored.
+    pub fn rows(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
+        match &self.stored {
+            Stored::Alone(memory) => memory.rows(),
+            Stored::Shared(memory) => memory.rows(),
+        }
     }
 
     /// Seals an event, with new random bytes each time.
@@ -288,12 +318,13 @@ impl Machine {
     /// Sends the callback of an event to the service. Returns the HTTP status, if it is answered in time.
     pub async fn post(&self, event: &Event, callback: &SealedCallback) -> Option<u16> {
         let timeout = if event.sending == Sending::Urgent { URGENT_TIMEOUT } else { CALLBACK_TIMEOUT };
-        let service = self.running()?;
+        // A suspended one, too: what balances the load does not know that at once.
+        let service = self.one_of(self.living())?;
         let request = Request::post(callback.full_url())
             .header("content-type", "text/xml")
             .body(Body::from(callback.body.clone()))
             .unwrap();
-        let answered = service.unless_dead(service.public.call(request));
+        let answered = service.unless_dead(service.fate.pause.gate(service.public.call(request)));
         let Ok(response) = tokio::time::timeout(timeout, answered).await.ok()??;
         Some(response.status().as_u16())
     }
@@ -306,56 +337,5 @@ impl Machine {
     {
         let service = self.running()?;
         service.unless_dead(what(service.clone())).await?.ok()
-    }
-}
-
-/// Nonces from the seed.
-fn nonces(dice: Dice) -> Nonces {
-    let dice = Mutex::new(dice);
-    Arc::new(move || {
-        let mut nonce = [0; 12];
-        dice.lock().unwrap().fill(&mut nonce);
-        nonce
-    })
-}
-
-/// Steps the store's writer, with random delays, and crashes the process at a planned write.
-async fn write(
-    mut writer: ManualWriter,
-    mut dice: Dice,
-    disk: Arc<Disk>,
-    dead: CancellationToken,
-    trace: Trace,
-) {
-    while writer.has_work().await {
-        for _ in 0..=dice.below(3) {
-            tokio::task::yield_now().await;
-        }
-        let wait = match dice.below(100) {
-            _ if disk.slow.load(Ordering::Relaxed) => dice.millis(500, 5_000),
-            0..70 => Duration::ZERO,
-            70..98 => dice.millis(1, 20),
-            _ => dice.millis(20, 900),
-        };
-        if !wait.is_zero() {
-            tokio::time::sleep(wait).await;
-        }
-        let crash = {
-            let mut planned = disk.crash.lock().unwrap();
-            let (now, later) = match *planned {
-                Some((0, after)) => (Some(after), None),
-                Some((more, after)) => (None, Some((more - 1, after))),
-                None => (None, None),
-            };
-            *planned = later;
-            now
-        };
-        if crash != Some(false) {
-            writer.commit();
-        }
-        if let Some(after) = crash {
-            trace.note(format!("crash {} a write", if after { "after" } else { "before" }));
-            dead.cancel();
-        }
     }
 }

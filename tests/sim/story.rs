@@ -48,7 +48,7 @@ impl Schedule {
         tokio::time::sleep(A_WHILE).await;
         self.add_customer(left, leaving, "wangwu").await;
 
-        self.machine.kill();
+        self.machine.kill_all();
         self.next_day(6 * HOUR_MS).await;
         self.machine.start().await;
         self.add_customer(second, d, "lisi").await;

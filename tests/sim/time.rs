@@ -54,6 +54,11 @@ impl MachineClock {
         Self { time, skew_ms: AtomicI64::new(0), boot: AtomicU64::new(1), noted: Mutex::default(), process }
     }
 
+    /// What it follows.
+    pub const fn true_time(&self) -> TrueTime {
+        self.time
+    }
+
     /// Sets the offset of the wall clock from the true time.
     pub fn set(&self, skew_ms: i64) {
         self.skew_ms.store(skew_ms, Ordering::Relaxed);

@@ -12,6 +12,8 @@ use tokio_util::sync::CancellationToken;
 use unionlink::simulator::InProcess;
 use unionlink::wecom::{Reply, Transport, Wire};
 
+use crate::replicas::Pause;
+
 /// The default of `wecom.timeout_ms`.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// The call that exchanges an auth code.
@@ -72,6 +74,8 @@ pub struct InProcessWire {
     pub api: InProcess,
     /// Cancelled when the process dies; afterwards nothing is sent or received.
     pub dead: CancellationToken,
+    /// While the process is suspended, nothing is either.
+    pub pause: Pause,
     pub exchanges: ExchangeLog,
     /// The number of the process.
     pub process: u64,
@@ -88,6 +92,7 @@ impl Wire for InProcessWire {
             None => Request::get(uri).body(Body::empty()),
         };
         let answered = async {
+            self.pause.over().await;
             let response = self.api.call(request.unwrap()).await.ok_or(Transport::Broken)?;
             let status = response.status().as_u16();
             let body = response.into_body().collect().await.map_err(|_| Transport::Broken)?;
@@ -95,10 +100,15 @@ impl Wire for InProcessWire {
         };
         let exchange = body.filter(|_| target.starts_with(EXCHANGE));
         let exchange = exchange.map(|body| self.exchanges.begin(self.process, body));
+        let answered = async {
+            let answer = tokio::time::timeout(TIMEOUT, answered).await;
+            self.pause.over().await;
+            answer.unwrap_or(Err(Transport::Timeout))
+        };
         let answer = tokio::select! {
             biased;
             () = self.dead.cancelled() => std::future::pending().await,
-            answer = tokio::time::timeout(TIMEOUT, answered) => answer.unwrap_or(Err(Transport::Timeout)),
+            answer = answered => answer,
         };
         if let Some(call) = exchange {
             self.exchanges.end(call, &answer);
