@@ -18,7 +18,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
-use unionlink::simulator::{Event, Fault, Options, Person, Target};
+use unionlink::simulator::{Api, Event, Fault, Options, Person, Target};
 
 use crate::harness::{PATIENCE, Setup, World, number_in_environment};
 use crate::ledger::{Ledger, Reader, rows};
@@ -311,6 +311,42 @@ async fn either_replica_accepts_callbacks_one_works_and_the_other_takes_over() {
     }
     reader.read_all(&pair.world).await;
     check_received("webhook", &hooks.received(), &reader.read);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_takeover_repeats_no_more_than_the_calls_that_were_in_flight() {
+    const CUSTOMERS: usize = 1_000;
+    const KILLED_AFTER: u64 = 4;
+    let hooks = Webhook::start().await;
+    let setup = setup(&hooks);
+    let wecom = format!("{}\ncalls_max = 1", setup.wecom);
+    // Whose token converts is not to be tried out.
+    let app = format!("conversion_token = \"downstream\"\n{}", setup.app);
+    let Some(mut pair) = Pair::start(Setup { wecom, app, dealers: 1, ..setup }).await else { return };
+    pair.world.wecom.inject(Target::Every, Fault::Latency(150), None);
+    let people = pair.world.wecom.add_people(CUSTOMERS);
+    // A backlog: nobody works before the leases of the one that is killed have expired.
+    let first = pair.worker().await;
+    let second = 1 - first;
+    pair.replicas[first].kill().await;
+    pair.point_at(second);
+    pair.world.add_all(&people, "zhangsan").await;
+    let calls = |pair: &Pair| pair.world.wecom.counters().calls_of(Api::ExternalUseridToPendingId);
+    assert_eq!(calls(&pair), 0, "it took too long to add the customers");
+    let world = &pair.world;
+    pair.replicas[first].start(world).await;
+    let worker = pair.worker().await;
+    let give_up = Instant::now() + PATIENCE;
+    while calls(&pair) < KILLED_AFTER {
+        assert!(Instant::now() < give_up, "{}", pair.replicas[worker].read_log());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    pair.replicas[worker].kill().await;
+    pair.point_at(1 - worker);
+    pair.world.until("/v1/status", |status| status["inbox"]["waiting"] == 0).await;
+    let made = calls(&pair);
+    println!("{made} calls for {CUSTOMERS} customers, with a takeover");
+    assert!(made <= CUSTOMERS.div_ceil(100) as u64 + 1, "{made} calls for {CUSTOMERS} customers");
 }
 
 #[tokio::test(flavor = "multi_thread")]
