@@ -14,7 +14,8 @@
 //!
 //! 6. the *bare insert*: as 4, but each record is inserted into a table, in a transaction of its own, from as many
 //!    connections as there are clients;
-//! 7. the callback handler over the store on PostgreSQL, without workers.
+//! 7. the callback handler over the store on PostgreSQL, without workers;
+//! 8. two of them on one database, which the callbacks reach in turn: replicas, but for their machines.
 //!
 //! The callbacks are genuine, all different, and sealed beforehand; only servers that do not notice
 //! repetitions (1, 2 and 4) may be sent the same ones again. In each round each server is loaded once, in an
@@ -45,6 +46,7 @@
 #[expect(dead_code, unreachable_pub, reason = "each benchmark uses a part of it")]
 mod common;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -53,9 +55,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use common::handlers::{Inserts, Log, answering, bare_durable, bare_insert, parsing, storing};
+use common::handlers::{
+    Inserts, Log, answering, bare_durable, bare_insert, parsing, storing, storing_in_turn,
+};
 use common::load::{Burst, Measured, Requests, load};
-use common::{Brand, INBOX_EVENTS_MAX, argument, median};
+use common::{Brand, INBOX_EVENTS_MAX, Schema, argument, median};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -66,11 +70,11 @@ use unionlink::simulator::{Fault, Options, Target};
 use unionlink::store::Store;
 use unionlink::store::embedded::engine::Memory;
 use unionlink::store::embedded::{EmbeddedStore, Settings};
-use unionlink::store::postgres::{self, PostgresStore};
+use unionlink::store::postgres::PostgresStore;
 use unionlink::telemetry::metrics::Metrics;
 
 const CONNECTIONS: [usize; 4] = [1, 16, 64, 256];
-const SERVERS: [Server; 7] = [
+const SERVERS: [Server; 8] = [
     Server::Answers,
     Server::Parses,
     Server::InMemory,
@@ -78,6 +82,7 @@ const SERVERS: [Server; 7] = [
     Server::Durable,
     Server::BareInsert,
     Server::Postgres,
+    Server::TwoReplicas,
 ];
 /// How long each server is loaded before it is measured.
 const WARM_UP: Duration = Duration::from_millis(300);
@@ -99,6 +104,7 @@ enum Server {
     Durable,
     BareInsert,
     Postgres,
+    TwoReplicas,
 }
 
 impl Server {
@@ -111,16 +117,17 @@ impl Server {
             Self::Durable => "durable",
             Self::BareInsert => "bare insert",
             Self::Postgres => "on PostgreSQL",
+            Self::TwoReplicas => "the same, two replicas",
         }
     }
 
     /// Whether it drops a callback that it has had before.
     const fn notices_repetitions(self) -> bool {
-        matches!(self, Self::InMemory | Self::Durable | Self::Postgres)
+        matches!(self, Self::InMemory | Self::Durable | Self::Postgres | Self::TwoReplicas)
     }
 
     const fn needs_postgres(self) -> bool {
-        matches!(self, Self::BareInsert | Self::Postgres)
+        matches!(self, Self::BareInsert | Self::Postgres | Self::TwoReplicas)
     }
 }
 
@@ -288,20 +295,33 @@ impl Bench {
                 self.start_storing(Arc::new(store), folder).await
             }
             (Server::BareInsert, _) => {
-                let schema = new_schema();
-                let inserts = Inserts::begin(&self.postgres, &schema, connections).await;
+                let schema = Schema::new(&self.postgres);
+                let inserts = Inserts::begin(&self.postgres, &schema.name, connections).await;
                 let running = Running::of(bare_insert(brand, Arc::new(inserts))).await;
-                running.then(async move { self.drop(&schema).await })
+                running.then(schema.drop())
             }
             (Server::Postgres, _) => {
-                let schema = new_schema();
-                let settings = postgres::Settings {
-                    inbox_events_max: INBOX_EVENTS_MAX,
-                    ..postgres::Settings::of(&self.postgres, &schema)
-                };
-                let store = PostgresStore::open(&settings).await.unwrap();
-                let running = self.start_storing(Arc::new(store), folder).await;
-                running.then(async move { self.drop(&schema).await })
+                let schema = Schema::new(&self.postgres);
+                let store = PostgresStore::open(&schema.settings()).await.unwrap();
+                self.start_storing(Arc::new(store), folder).await.then(schema.drop())
+            }
+            (Server::TwoReplicas, _) => {
+                let schema = Schema::new(&self.postgres);
+                let mut stores: Vec<Arc<dyn Store>> = Vec::new();
+                for _ in 0..2 {
+                    stores.push(Arc::new(PostgresStore::open(&schema.settings()).await.unwrap()));
+                }
+                // Each learns that it is not alone.
+                for store in stores.iter().chain(&stores) {
+                    store.replicas().unwrap().beat(&BTreeMap::new(), None).await.unwrap();
+                }
+                let running = Running::of(storing_in_turn(brand, stores.clone())).await;
+                running.then(async move {
+                    for store in stores {
+                        store.close().await;
+                    }
+                    schema.drop().await;
+                })
             }
             (Server::BareDurable, _) => {
                 let log = Log::begin(File::create(folder.path().join("log")).unwrap());
@@ -314,13 +334,6 @@ impl Bench {
             (Server::Durable, Platform::Hangs) => self.start_service(Fault::Hang, folder).await,
             (Server::Durable, Platform::Errors) => self.start_service(Fault::HttpStatus(502), folder).await,
         }
-    }
-
-    async fn drop(&self, schema: &str) {
-        let (client, connection) =
-            tokio_postgres::connect(&self.postgres, tokio_postgres::NoTls).await.unwrap();
-        tokio::spawn(connection);
-        client.batch_execute(&format!("DROP SCHEMA {schema} CASCADE")).await.unwrap();
     }
 
     async fn start_storing(&self, store: Arc<dyn Store>, folder: TempDir) -> Running<'_> {
@@ -342,11 +355,6 @@ impl Bench {
         };
         Running { address, end: Box::pin(end) }
     }
-}
-
-/// The name of a new schema.
-fn new_schema() -> String {
-    format!("bench_{:016x}", rand::random::<u64>())
 }
 
 /// A server that is running, and the work that stops it.

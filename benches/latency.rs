@@ -9,7 +9,8 @@
 //! of the 100,000 is known: the comparison reads pages, looks customers up and makes links all the time, and
 //! does not end before the measurement; both are asserted.
 //!
-//! `cargo bench --bench latency [-- --seconds N --customers N --rounds N]`
+//! `cargo bench --bench latency [-- --seconds N --customers N --rounds N]`; with `--postgres ADDRESS` the first part, on a
+//! database.
 
 #![expect(clippy::unwrap_used, reason = "a benchmark that panics has failed")]
 #![expect(clippy::print_stdout, reason = "prints its results")]
@@ -22,7 +23,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use common::load::{connect, send};
-use common::{Brand, Service, argument, median, quantile};
+use common::{Brand, Schema, Service, argument, median, quantile};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Runtime;
 use unionlink::clock::{Clock, SystemClock};
@@ -41,7 +42,11 @@ type DealerOf = fn(usize) -> usize;
 
 fn main() {
     let (seconds, server) = (argument("--seconds", 8), Runtime::new().unwrap());
-    at_steady_rates(&server, seconds);
+    let postgres: String = argument("--postgres", String::new());
+    at_steady_rates(&server, seconds, &postgres);
+    if !postgres.is_empty() {
+        return;
+    }
     without_and_with_a_comparison(
         &server,
         seconds,
@@ -50,14 +55,18 @@ fn main() {
     );
 }
 
-fn at_steady_rates(server: &Runtime, seconds: u32) {
+fn at_steady_rates(server: &Runtime, seconds: u32, postgres: &str) {
     println!("in milliseconds; the {API_MS} ms of the platform are subtracted from the link times");
     println!("dealers  callbacks/s   acknowledged p50   p99      link p50      p99     calls/callback");
     for (dealers, rate) in [DEALERS, 1].into_iter().flat_map(|dealers| RATES.map(|rate| (dealers, rate))) {
         // A new brand for each case, because one may make only 10,000 calls per minute.
         let brand = Brand::new(dealers, &Options::default());
-        let folder = tempfile::tempdir().unwrap();
-        let service = server.block_on(brand.serve(&folder.path().join("data"), ""));
+        let (folder, schema) = (tempfile::tempdir().unwrap(), Schema::new(postgres));
+        let service = if postgres.is_empty() {
+            server.block_on(brand.serve(&folder.path().join("data"), ""))
+        } else {
+            server.block_on(brand.serve_on(&schema.configuration(), ""))
+        };
         // A warm-up: fetches the tokens and the list of dealers.
         run(&brand, &service, server, |n| n, dealers, 1_000);
         brand.wecom.configure(|options| options.latency_ms = API_MS);
@@ -75,6 +84,9 @@ fn at_steady_rates(server: &Runtime, seconds: u32) {
             f64::from(u32::try_from(calls).unwrap()) / f64::from(rate * seconds)
         );
         server.block_on(service.stop());
+        if !postgres.is_empty() {
+            server.block_on(schema.drop());
+        }
     }
 }
 

@@ -3,14 +3,17 @@
 
 use std::fs::File;
 use std::io::Write as _;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::RawQuery;
+use axum::extract::{RawQuery, Request};
 use axum::http::StatusCode;
 use axum::routing::post;
+use hyper::service::Service as _;
+use hyper_util::service::TowerToHyperService;
 use tokio::sync::{Semaphore, oneshot};
 use tokio_postgres::{Client, NoTls, Statement};
 use unionlink::callback::{AesKey, Keys, Query, VerifiedMessage, verify};
@@ -112,6 +115,17 @@ impl Log {
         self.0.send((record, answer)).unwrap();
         durable.await.unwrap();
     }
+}
+
+/// The callback handlers over several stores, in turn, as a load balancer has it.
+pub fn storing_in_turn(brand: &Brand, stores: Vec<Arc<dyn Store>>) -> Router {
+    let replicas: Vec<_> =
+        stores.into_iter().map(|store| TowerToHyperService::new(storing(brand, store))).collect();
+    let (replicas, next) = (Arc::new(replicas), Arc::new(AtomicUsize::new(0)));
+    Router::new().fallback(async move |request: Request| {
+        let n = next.fetch_add(1, Ordering::Relaxed);
+        replicas[n % replicas.len()].call(request).await
+    })
 }
 
 /// As [`bare_durable`], but the record is inserted into a table.

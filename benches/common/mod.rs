@@ -20,6 +20,7 @@ use unionlink::domain::time::Timestamp;
 use unionlink::simulator::{
     AppSpec, CallbackSpec, Change, ContactChange, Dealer, Event, Options, Person, Simulator,
 };
+use unionlink::store::postgres;
 use unionlink::store::{NewFan, Store};
 
 use load::Requests;
@@ -196,7 +197,12 @@ impl Brand {
     /// Starts the service for this brand, with its data in `folder` and further configuration. It compares
     /// dealers' customers only when asked.
     pub async fn serve(&self, folder: &Path, more: &str) -> Service {
-        Service::start(folder, &self.wecom.base_url(), &self.corp, &self.callback, more).await
+        self.serve_on(&in_folder(folder), more).await
+    }
+
+    /// The same with a store that this section of the configuration says.
+    pub async fn serve_on(&self, store: &str, more: &str) -> Service {
+        Service::start(store, &self.wecom.base_url(), &self.corp, &self.callback, more).await
     }
 }
 
@@ -209,6 +215,49 @@ impl Drop for Brand {
 /// More than any benchmark sends: none is to measure refusals.
 pub const INBOX_EVENTS_MAX: u64 = 100_000_000;
 
+/// The configuration of a store in a folder.
+fn in_folder(folder: &Path) -> String {
+    format!("path = {:?}\nfree_mb_min = 1", folder.display().to_string())
+}
+
+/// A schema of its own in a database, and the configuration of a store there.
+pub struct Schema {
+    pub name: String,
+    url: String,
+}
+
+impl Schema {
+    /// The name of a new one in the database at this address.
+    pub fn new(url: &str) -> Self {
+        Self { name: format!("bench_{:016x}", rand::random::<u64>()), url: url.to_owned() }
+    }
+
+    pub fn configuration(&self) -> String {
+        let Self { name, url } = self;
+        format!("kind = \"postgres\"\nurl = {{ value = {url:?} }}\nschema = {name:?}")
+    }
+
+    pub fn settings(&self) -> postgres::Settings {
+        postgres::Settings {
+            inbox_events_max: INBOX_EVENTS_MAX,
+            ..postgres::Settings::of(&self.url, &self.name)
+        }
+    }
+
+    /// A connection to the database.
+    pub async fn connect(&self) -> tokio_postgres::Client {
+        let (client, connection) = tokio_postgres::connect(&self.url, tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client
+    }
+
+    /// Drops it with everything in it.
+    pub async fn drop(self) {
+        let drop = format!("DROP SCHEMA IF EXISTS {} CASCADE", self.name);
+        self.connect().await.batch_execute(&drop).await.unwrap();
+    }
+}
+
 /// A running service with one app, `brand`.
 pub struct Service {
     pub public: std::net::SocketAddr,
@@ -219,25 +268,14 @@ pub struct Service {
 }
 
 impl Service {
-    pub async fn start(
-        folder: &Path,
-        api: &str,
-        corp: &AppSpec,
-        callback: &CallbackSpec,
-        more: &str,
-    ) -> Self {
+    pub async fn start(store: &str, api: &str, corp: &AppSpec, callback: &CallbackSpec, more: &str) -> Self {
         let text = format!(
             "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\nopen = true\n\
-             [store]\npath = {:?}\nfree_mb_min = 1\ninbox_events_max = {INBOX_EVENTS_MAX}\n\
+             [store]\n{store}\ninbox_events_max = {INBOX_EVENTS_MAX}\n\
              [wecom]\napi_base = \"{api}\"\n\
              [[apps]]\nname = \"brand\"\ncorp_id = \"{}\"\nagent_id = {}\nsecret = \"{}\"\n\
              callback_token = \"{}\"\nencoding_aes_key = \"{}\"\nreconcile_hours = 0\n{more}",
-            folder.display().to_string(),
-            corp.corp_id,
-            corp.agent_id,
-            corp.secret,
-            callback.token,
-            callback.aes_key
+            corp.corp_id, corp.agent_id, corp.secret, callback.token, callback.aes_key
         );
         let config = config::parse(&text, "bench".as_ref(), &Environment::default()).unwrap();
         let stop = CancellationToken::new();
