@@ -20,7 +20,7 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::http::StatusCode;
 use axum::routing::post;
-use common::{Service, argument};
+use common::{Service, argument, in_folder};
 use serde_json::Value;
 use tokio::net::TcpListener;
 use unionlink::clock::{Clock, SystemClock};
@@ -88,7 +88,7 @@ async fn serve(folder: &Path, sinks: &str) -> Service {
     // No call to the platform is made.
     let corp = AppSpec { corp_id: "wwINVENTED".into(), agent_id: 1, secret: "x".into(), callback: None };
     let callback = CallbackSpec { url: String::new(), token: "x".into(), aes_key: "a".repeat(43) };
-    Service::start(folder, "http://127.0.0.1:9", &corp, &callback, sinks).await
+    Service::start(&in_folder(folder), "http://127.0.0.1:9", &corp, &callback, sinks).await
 }
 
 async fn get(service: &Service, http: &reqwest::Client, path: &str) -> Value {

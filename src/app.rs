@@ -315,6 +315,7 @@ fn admin_state(context: &Context, callbacks: &CallbackState, own: OfAdmin, app: 
         guard,
         reload,
         started_at: context.clock.now(),
+        feed_kept_ms: context.feed_kept_ms,
     }
 }
 

@@ -216,7 +216,7 @@ impl Drop for Brand {
 pub const INBOX_EVENTS_MAX: u64 = 100_000_000;
 
 /// The configuration of a store in a folder.
-fn in_folder(folder: &Path) -> String {
+pub fn in_folder(folder: &Path) -> String {
     format!("path = {:?}\nfree_mb_min = 1", folder.display().to_string())
 }
 

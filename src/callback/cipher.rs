@@ -5,7 +5,7 @@
 //! are common and a block-16 unpadder refuses them. And the plaintext has a header of its own:
 //! `random (16) ‖ length (4, big-endian, of bytes) ‖ message ‖ receive id`.
 //!
-//! Deliberately absent: encryption. We never send encrypted text.
+//! Deliberately absent: encryption, of which we need little (see `seal`).
 
 use std::fmt;
 

@@ -5,8 +5,8 @@
 //! ```
 //!
 //! [`verify`] (a callback, POST) and [`verify_echo`] (the URL check, GET) are the only ways to a
-//! [`VerifiedMessage`], so unverified input cannot be acted upon. Nothing outside this module decrypts. No
-//! input, signed or not, causes a panic.
+//! [`VerifiedMessage`], so unverified input cannot be acted upon. Nothing outside this module decrypts. A [`Trial`] is a
+//! URL check of our own. No input, signed or not, causes a panic.
 //!
 //! Deliberately absent: what a message means ([`crate::intake`]).
 
@@ -16,6 +16,7 @@ mod envelope;
 pub(crate) mod properties;
 mod query;
 mod refusal;
+mod seal;
 mod signature;
 mod verified;
 pub(crate) mod xml;
@@ -23,6 +24,7 @@ pub(crate) mod xml;
 pub use cipher::{AesKey, AesKeyError};
 pub use query::{Query, QueryError};
 pub use refusal::Refusal;
+pub use seal::{Seal, Trial, is_trial};
 pub use signature::sign;
 pub use verified::{KeyAge, VerifiedMessage};
 

@@ -4,6 +4,7 @@
 //! Deliberately absent: retries. Callers that can wait retry on their own schedule.
 
 use std::error::Error as _;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -46,6 +47,11 @@ impl ServiceArgs {
             Some(url) => AdminAccess::at(url, environment),
             None => config::load_admin(&self.config.path, environment)?,
         })
+    }
+
+    /// The configuration file, unless the service was named otherwise.
+    pub(super) fn configured(&self) -> Option<&Path> {
+        self.admin.is_none().then_some(&self.config.path)
     }
 
     /// A client of the service's admin API.

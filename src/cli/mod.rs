@@ -9,11 +9,13 @@ mod check;
 mod config;
 mod config_file;
 mod demo;
+mod doctor;
 mod events;
 mod explain;
 mod fans;
 mod forget;
 mod hardening;
+mod healthcheck;
 mod lang;
 mod links;
 mod output;
@@ -26,6 +28,7 @@ mod store;
 mod table;
 #[cfg(test)]
 mod tests;
+mod verify_url;
 
 use std::process::ExitCode;
 
@@ -57,6 +60,12 @@ enum Command {
     Check(check::Check),
     /// Print the example configuration, or every key with its default
     Config(config::Config),
+    /// Find what is wrong between here and WeCom, and say what to do
+    Doctor(doctor::Doctor),
+    /// Print a URL and a QR code that show on a phone whether WeCom could reach the service
+    VerifyUrl(verify_url::VerifyUrl),
+    /// Exit with 0 if the service could make a callback durable now
+    Healthcheck(healthcheck::Healthcheck),
     /// Import fans from a file, and list them
     Fans(fans::Fans),
     /// Export links
@@ -91,6 +100,9 @@ pub fn main() -> ExitCode {
                     Command::Serve(file) => Box::pin(serve::run(&file.path)).await,
                     Command::Check(check) => check.run(),
                     Command::Config(config) => config.run(),
+                    Command::Doctor(doctor) => Box::pin(doctor.run()).await,
+                    Command::VerifyUrl(verify_url) => verify_url.run(),
+                    Command::Healthcheck(healthcheck) => Box::pin(healthcheck.run()).await,
                     Command::Fans(fans) => Box::pin(fans.run()).await,
                     Command::Links(links) => Box::pin(links.run()).await,
                     Command::Reconcile(reconcile) => Box::pin(reconcile.run()).await,

@@ -7,6 +7,7 @@
 
 mod admin;
 mod apps;
+mod callback_url;
 mod checks;
 mod environment;
 mod folder;
@@ -32,6 +33,7 @@ pub use admin::{Admin, AdminAccess, AdminToken};
 pub(crate) use admin::{Listen, socket_path};
 pub(crate) use apps::Access;
 pub use apps::{App, Quota};
+pub(crate) use callback_url::CallbackSecrets;
 pub(crate) use checks::PreviousKeys;
 pub use environment::Environment;
 pub use reader::{Problem, Severity};

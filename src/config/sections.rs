@@ -18,6 +18,9 @@ use crate::telemetry::logs::{self, Format};
 #[derive(Debug, Clone, Serialize)]
 pub struct Server {
     pub(crate) listen: SocketAddr,
+    /// What stands before `/callback/…` in WeCom's console.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) public_url: Option<Address>,
     pub(crate) connections_max: u64,
     /// 0: no limit.
     pub(crate) source_connections_max: u64,
@@ -62,6 +65,12 @@ impl Server {
     fn read_keys(section: &mut Section<'_>) -> Option<Self> {
         Some(Self {
             listen: section.parse("listen", |text| parse_address(&text))?,
+            public_url: secret::address(
+                section,
+                "public_url",
+                &["https", "http"],
+                "https://callback.example.com",
+            ),
             connections_max: section.number("connections_max", 1..=1_000_000)?,
             source_connections_max: section.number("source_connections_max", 0..=1_000_000)?,
             header_timeout_ms: section.number("header_timeout_ms", 10..=60_000)?,

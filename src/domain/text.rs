@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 /// A text in both languages.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 pub struct Text {
     /// English.
     pub en: String,
@@ -18,4 +18,4 @@ macro_rules! text {
         $crate::domain::text::Text { en: format!($en), zh: format!($zh) }
     };
 }
-pub(in crate::domain) use text;
+pub(crate) use text;

@@ -42,6 +42,13 @@ impl CallbackLog {
         }
     }
 
+    /// Logs that a URL was tried by us.
+    pub(super) fn url_tried(&self, app: &AppName) {
+        if let Some(trials) = self.throttle.count((Some(app.clone()), "tried")) {
+            tracing::info!(%app, trials, "callback URL tried by unionlink verify-url");
+        }
+    }
+
     /// Logs messages that were verified with the token or key from before a change.
     pub(super) fn opened_with_previous(&self, app: &AppName) {
         if let Some(messages) = self.throttle.count((Some(app.clone()), "previous_key")) {

@@ -49,6 +49,8 @@ enum Ack {
     Success(CallbackOutcome),
     /// The decrypted echo string of a URL check.
     Echo(Vec<u8>),
+    /// That of one of our own.
+    Trial(Vec<u8>),
 }
 
 /// A negative answer.
@@ -77,7 +79,7 @@ impl Ack {
     const fn outcome(&self) -> CallbackOutcome {
         match self {
             Self::Success(outcome) => *outcome,
-            Self::Echo(_) => CallbackOutcome::Verified,
+            Self::Echo(_) | Self::Trial(_) => CallbackOutcome::Verified,
         }
     }
 }
@@ -105,7 +107,9 @@ impl IntoResponse for Ack {
     fn into_response(self) -> Response {
         match self {
             Self::Success(_) => "success".into_response(),
-            Self::Echo(text) => ([(header::CONTENT_TYPE, "text/plain")], text).into_response(),
+            Self::Echo(text) | Self::Trial(text) => {
+                ([(header::CONTENT_TYPE, "text/plain")], text).into_response()
+            }
         }
     }
 }
@@ -200,6 +204,7 @@ impl CallbackState {
     fn log_answer(&self, name: &AppName, answer: &Result<Ack, Reject>) {
         match answer {
             Ok(Ack::Echo(_)) => self.log.url_verified(name),
+            Ok(Ack::Trial(_)) => self.log.url_tried(name),
             // The last of these was logged with its address.
             Ok(Ack::Success(_))
             | Err(Reject::UnknownApp | Reject::SuiteUrl { .. } | Reject::Refused(Refusal::Source)) => {}
@@ -240,13 +245,16 @@ impl CallbackState {
         self.opened(door, echo.opened_with());
         self.count_signed_at(&query);
         match door.check_echo(&self.apps, &echo) {
+            Ok(()) if callback::is_trial(&query.nonce) => Ok(Ack::Trial(echo.text().to_vec())),
             Ok(()) => {
                 self.url_checks.answered(door.name());
                 Ok(Ack::Echo(echo.text().to_vec()))
             }
             Err(Refusal::ReceiveId) => {
                 let (receive_id, is_self_built) = (receive_id(&echo), door.is_self_built());
-                self.url_checks.refused(door.name(), &receive_id, self.clock.now());
+                if !callback::is_trial(&query.nonce) {
+                    self.url_checks.refused(door.name(), &receive_id, self.clock.now());
+                }
                 Err(Reject::ReceiveId { receive_id, is_self_built })
             }
             Err(other) => Err(other.into()),

@@ -1,11 +1,14 @@
 //! What a document repeats of the program: the table of keys, WeCom's error codes, help texts, metrics.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use strum::VariantArray as _;
 use unionlink::domain::event::Kind;
+use unionlink::domain::finding::FindingCode;
 use unionlink::domain::ids::{AppName, CorpId, SinkName};
 use unionlink::domain::tally::Tally;
 use unionlink::store::Counts;
@@ -144,6 +147,21 @@ fn the_table_of_error_codes_is_that_of_the_program() {
             let _ = writeln!(table, "| {codes} | {} | {text} |", <&str>::from(class));
         }
         check(path, "errcodes", &table);
+    }
+}
+
+#[test]
+fn every_finding_has_its_heading_and_every_heading_its_finding() {
+    let known: BTreeSet<String> =
+        FindingCode::VARIANTS.iter().map(|code| <&str>::from(code).to_owned()).collect();
+    for path in ["docs/troubleshooting.md", "docs/zh/troubleshooting.md"] {
+        let document = Document::read(Path::new(path));
+        let headings = document.text.lines().filter_map(|line| line.strip_prefix("### "));
+        let is_code = |heading: &&str| {
+            heading.contains('.') && heading.chars().all(|c| c.is_ascii_lowercase() || matches!(c, '.' | '_'))
+        };
+        let documented: BTreeSet<String> = headings.filter(is_code).map(str::to_owned).collect();
+        assert_eq!(documented, known, "{path}");
     }
 }
 

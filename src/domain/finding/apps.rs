@@ -1,8 +1,9 @@
 //! The findings about apps that serve no brand.
 
+use super::code::FindingCode;
 use super::corps::CorpNames;
 use super::facts::{AppFacts, SuiteFacts};
-use super::shape::{Finding, FindingCode, FindingState, Subject, Todo};
+use super::shape::{Finding, FindingState, Raw, Subject, Todo};
 use crate::domain::bindings::Unserved;
 use crate::domain::text::{Text, text};
 
@@ -56,9 +57,10 @@ fn finding(
     Finding {
         code,
         state,
-        subject: Subject { suite: Some(suite.clone()), app: Some((*app).clone()), corp_id, corp_name: None },
+        subject: Subject { suite: Some(suite.clone()), corp_id, ..Subject::app(app) },
         since: None,
         seen,
+        raw: Raw::default(),
         means: text!(
             "no call is made for the app; its fans and events wait",
             "不会为该应用调用企业微信；其粉丝和事件等待处理",

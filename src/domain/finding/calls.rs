@@ -3,9 +3,10 @@
 
 use std::collections::BTreeMap;
 
+use super::code::FindingCode;
 use super::corps::CorpNames;
 use super::facts::{Refusal, SuiteFacts, TicketFacts};
-use super::shape::{Finding, FindingCode, FindingState, Subject, Todo};
+use super::shape::{Finding, FindingState, Raw, Subject, Todo};
 use crate::domain::suite::{TICKET_LIFE_MS, next_ticket_at};
 use crate::domain::text::text;
 use crate::domain::time::Timestamp;
@@ -48,6 +49,7 @@ pub(super) fn ticket(facts: &SuiteFacts<'_>, now: Timestamp) -> Option<Finding> 
         subject: Subject { suite: Some((*suite).clone()), ..Subject::default() },
         since: Some(since),
         seen,
+        raw: Raw::default(),
         means: text!(
             "no new authorisation can be completed; the apps that are authorised go on",
             "新的授权无法完成；已授权的应用不受影响",
@@ -152,6 +154,7 @@ fn refused(facts: &SuiteFacts<'_>, cause: Cause, refusals: &[&Refusal]) -> Optio
         subject: Subject { app: first.app.clone(), ..corps.subject(suite) },
         since: Some(first.since),
         seen,
+        raw: Raw::default(),
         means,
         todo: Todo { text: first.remedy.clone() },
     })

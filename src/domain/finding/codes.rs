@@ -1,7 +1,8 @@
 //! The findings about auth codes that could not be exchanged. An auth code does not name its corp.
 
+use super::code::FindingCode;
 use super::facts::SuiteFacts;
-use super::shape::{Finding, FindingCode, FindingState, Subject, Todo};
+use super::shape::{Finding, FindingState, Raw, Subject, Todo};
 use crate::domain::suite::{Exchange, ExchangeEnd};
 use crate::domain::text::{Text, text};
 
@@ -63,6 +64,7 @@ fn ended_as(
         subject: Subject { suite: Some(suite.clone()), ..Subject::default() },
         since: exchanges.iter().map(|(_, end)| end.at()).min(),
         seen: text!("{en} {how_en}", "{zh}{how_zh}"),
+        raw: Raw::default(),
         means: text!(
             "the authorisation of a corp is not complete; which corp it is, WeCom does not say",
             "有企业的授权未完成；企业微信的推送不含企业信息，无法得知是哪一家",

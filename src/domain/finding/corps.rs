@@ -1,7 +1,8 @@
 //! The findings about the corps that have authorised a suite.
 
+use super::code::FindingCode;
 use super::facts::{AuthorizationFacts, SuiteFacts};
-use super::shape::{Finding, FindingCode, FindingState, Subject, Todo};
+use super::shape::{Finding, FindingState, Raw, Subject, Todo};
 use crate::domain::authorization::{Authorization, AuthorizationState, Role};
 use crate::domain::bindings::Unserved;
 use crate::domain::dealer::named;
@@ -96,6 +97,7 @@ fn cancelled(facts: &SuiteFacts<'_>, app: &AppName, record: &Authorization) -> F
             "the brand {corp} has cancelled the authorisation of the app {app}",
             "品牌企业 {corp} 已取消应用 {app} 的授权",
         ),
+        raw: Raw::default(),
         means: text!(
             "no call is made for the app; its fans and events wait, and its data is kept",
             "不会为该应用调用企业微信；其粉丝和事件等待处理，数据保留",
@@ -121,6 +123,7 @@ fn permission(facts: &SuiteFacts<'_>, app: &AppName, record: &Authorization) -> 
             "the app {app} at {corp} lacks the permission 客户基础信息",
             "{corp} 的应用 {app} 没有“客户基础信息”权限",
         ),
+        raw: Raw::default(),
         means: text!(
             "it may not read customers, so none of them can be looked up or linked",
             "应用无法读取客户，因此无法查询和关联",
@@ -146,6 +149,7 @@ fn without_app(facts: &SuiteFacts<'_>, record: &Authorization) -> Finding {
             "the brand {corp} has authorised the suite {suite}, and no app serves it",
             "品牌企业 {corp} 已授权模版 {suite}，但没有应用为其服务",
         ),
+        raw: Raw::default(),
         means: text!("its events wait in quarantine", "其事件被隔离，等待处理"),
         todo: Todo {
             text: text!(
@@ -169,6 +173,7 @@ fn incomplete(facts: &SuiteFacts<'_>, records: Vec<&Authorization>) -> Option<Fi
             "the suite {suite} was authorised by {en}, and the app there could not be read yet",
             "{zh} 已授权模版 {suite}，但尚未读到其应用信息",
         ),
+        raw: Raw::default(),
         means: text!("nothing is done with this authorisation until then", "在此之前无法使用该授权"),
         todo: Todo {
             text: text!(
@@ -192,6 +197,7 @@ fn unverified(facts: &SuiteFacts<'_>, records: Vec<&Authorization>) -> Option<Fi
         subject: corps.subject(facts.suite),
         since: None,
         seen: text!("WeCom has not verified {en}", "{zh} 尚未通过企业微信的验证"),
+        raw: Raw::default(),
         means: text!(
             "WeCom converts customers only where brand and dealer are verified",
             "仅当品牌企业和经销商均已验证时，企业微信才允许转换客户 ID",
@@ -220,6 +226,7 @@ fn sealed(facts: &SuiteFacts<'_>, records: Vec<&Authorization>) -> Option<Findin
             "the stored permanent code of {en} cannot be decrypted",
             "已存储的 {zh} 的永久授权码无法解密",
         ),
+        raw: Raw::default(),
         means: text!(
             "no call is made with this authorisation: it was stored under another suite secret",
             "无法使用该授权调用企业微信：存储时使用的是另一个 suite_secret",
@@ -255,7 +262,7 @@ impl<'a> CorpNames<'a> {
             [(corp_id, name)] => (Some((*corp_id).clone()), name.map(str::to_owned)),
             _ => (None, None),
         };
-        Subject { suite: Some(suite.clone()), app: None, corp_id, corp_name }
+        Subject { suite: Some(suite.clone()), corp_id, corp_name, ..Subject::default() }
     }
 
     /// All of them.

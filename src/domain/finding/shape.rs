@@ -4,37 +4,163 @@ use serde::Serialize;
 use strum::{IntoStaticStr, VariantArray};
 use utoipa::ToSchema;
 
-use crate::domain::ids::{AppName, CorpId};
-use crate::domain::text::Text;
+use super::code::FindingCode;
+use crate::domain::ids::{AppName, CorpId, SinkName};
+use crate::domain::text::{Text, text};
 use crate::domain::time::Timestamp;
 
-/// One thing that is wrong.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+/// What was found when one thing was looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(into = "FindingView")]
 pub struct Finding {
-    /// What it is, for programs. The codes are stable.
-    #[schema(value_type = String, example = "suite.app_waiting")]
+    /// What was looked at.
     pub code: FindingCode,
-    /// How bad it is.
-    #[schema(inline)]
+    /// How it is.
     pub state: FindingState,
     /// What it is about.
     pub subject: Subject,
     /// Since when it is so, if that is known.
-    #[schema(value_type = Option<String>, format = DateTime)]
     pub since: Option<Timestamp>,
     /// What was seen.
     pub seen: Text,
-    /// What follows from it.
+    /// What others said, as they said it.
+    pub raw: Raw,
+    /// What follows from it; nothing if all is well.
     pub means: Text,
     /// What to do.
     pub todo: Todo,
 }
 
+impl Finding {
+    /// That all is well.
+    #[must_use]
+    pub fn ok(code: FindingCode, subject: Subject, seen: Text) -> Self {
+        Self::without_task(code, FindingState::Ok, subject, seen)
+    }
+
+    /// That it could not be looked at, and why.
+    #[must_use]
+    pub fn unknown(code: FindingCode, subject: Subject, why: Text) -> Self {
+        Self::without_task(code, FindingState::Unknown, subject, why)
+    }
+
+    /// That it was not looked at, because of the finding that it depends on.
+    #[must_use]
+    pub fn skipped(code: FindingCode, subject: Subject, because_of: FindingCode) -> Self {
+        let because_of: &str = because_of.into();
+        let seen = text!("skipped: it depends on {because_of}", "跳过：取决于 {because_of}");
+        Self::without_task(code, FindingState::Skip, subject, seen)
+    }
+
+    fn without_task(code: FindingCode, state: FindingState, subject: Subject, seen: Text) -> Self {
+        let (raw, means, todo) = (Raw::default(), Text::default(), Todo::default());
+        Self { code, state, subject, since: None, seen, raw, means, todo }
+    }
+
+    /// Whether somebody has to see to it.
+    #[must_use]
+    pub const fn is_trouble(&self) -> bool {
+        matches!(self.state, FindingState::Warn | FindingState::Fail)
+    }
+}
+
 /// What to do about a finding.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Todo {
     /// For people.
     pub text: Text,
+}
+
+/// What others said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, ToSchema)]
+pub struct Raw {
+    /// WeCom's error code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub errcode: Option<i64>,
+}
+
+/// A finding as JSON.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Finding)]
+pub struct FindingView {
+    /// What was looked at, for programs. The codes are stable.
+    #[schema(value_type = String, example = "suite.app_waiting")]
+    code: FindingCode,
+    /// How it is.
+    #[schema(inline)]
+    state: FindingState,
+    /// What it is about.
+    subject: Subject,
+    /// Since when it is so, if that is known.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    since: Option<Timestamp>,
+    /// What was looked at, for people.
+    checked: Text,
+    /// What was seen.
+    seen: Text,
+    /// What follows from it; empty if all is well.
+    means: Text,
+    /// What to do.
+    todo: TodoView,
+    /// The codes of the causes; while one of them fails, this is `skip`.
+    #[schema(value_type = Vec<String>)]
+    depends_on: &'static [FindingCode],
+    /// What others said.
+    raw: Raw,
+}
+
+/// What to do, as JSON.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Todo)]
+struct TodoView {
+    /// For people; empty if there is nothing to do.
+    text: Text,
+    /// Commands that help.
+    commands: Vec<String>,
+    /// Where in WeCom's console; empty if it is not there.
+    r#where: &'static str,
+    /// Where the documents say more.
+    #[schema(example = "docs/troubleshooting.md#suiteapp_waiting")]
+    link: String,
+}
+
+impl From<Finding> for FindingView {
+    fn from(finding: Finding) -> Self {
+        let Finding { code, state, subject, since, seen, raw, means, todo: Todo { text } } = finding;
+        let (commands, place) = match state {
+            FindingState::Warn | FindingState::Fail => (code.commands(), code.place()),
+            FindingState::Ok | FindingState::Skip | FindingState::Unknown => (&[] as &[&str], ""),
+        };
+        let commands = commands.iter().map(|command| (*command).to_owned()).collect();
+        let todo = TodoView { text, commands, r#where: place, link: code.link() };
+        let (checked, depends_on) = (code.checked(), code.depends_on());
+        Self { code, state, subject, since, checked, seen, means, todo, depends_on, raw }
+    }
+}
+
+/// The worst of several findings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Nothing is wrong.
+    Ok,
+    /// Something may end by itself, or stops only a part.
+    Warn,
+    /// Something does not work until somebody acts.
+    Fail,
+}
+
+impl Verdict {
+    /// The verdict on some findings.
+    #[must_use]
+    pub fn of(findings: &[Finding]) -> Self {
+        let is = |state| findings.iter().any(|finding| finding.state == state);
+        match (is(FindingState::Fail), is(FindingState::Warn)) {
+            (true, _) => Self::Fail,
+            (false, true) => Self::Warn,
+            (false, false) => Self::Ok,
+        }
+    }
 }
 
 /// What a finding is about; what does not apply is absent.
@@ -55,79 +181,35 @@ pub struct Subject {
     /// The corp's name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub corp_name: Option<String>,
+    /// The sink.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "crm")]
+    pub sink: Option<SinkName>,
 }
 
-/// How bad a finding is.
+impl Subject {
+    /// An app.
+    #[must_use]
+    pub fn app(app: &AppName) -> Self {
+        Self { app: Some(app.clone()), ..Self::default() }
+    }
+}
+
+/// How a finding is.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, IntoStaticStr, VariantArray, ToSchema,
 )]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
 pub enum FindingState {
+    /// All is well.
+    Ok,
+    /// It was not looked at, because of a cause.
+    Skip,
+    /// It could not be looked at.
+    Unknown,
     /// It may end by itself, or stops only a part.
     Warn,
     /// Something does not work until somebody acts.
     Fail,
-}
-
-/// What a finding is, for programs. Serialised as its name with the area before it, such as `suite.ticket`.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, IntoStaticStr, VariantArray,
-)]
-#[serde(into = "&'static str")]
-pub enum FindingCode {
-    /// The suite has no ticket that can be used.
-    #[strum(serialize = "suite.ticket")]
-    Ticket,
-    /// WeCom refuses the suite's id or secret.
-    #[strum(serialize = "suite.secret")]
-    Secret,
-    /// WeCom refuses our IP address.
-    #[strum(serialize = "suite.trusted_ip")]
-    TrustedIp,
-    /// Auth codes were used up by calls without an answer.
-    #[strum(serialize = "suite.auth_code_lost")]
-    AuthCodeLost,
-    /// Auth codes were not exchanged in time.
-    #[strum(serialize = "suite.auth_code_expired")]
-    AuthCodeExpired,
-    /// WeCom refused auth codes.
-    #[strum(serialize = "suite.auth_code_refused")]
-    AuthCodeRefused,
-    /// No brand that the app could serve has authorised the suite.
-    #[strum(serialize = "suite.app_waiting")]
-    AppWaiting,
-    /// Several brands have authorised the suite, and the app is configured for none of them.
-    #[strum(serialize = "suite.app_ambiguous")]
-    AppAmbiguous,
-    /// The app is configured for another brand than the one whose data is stored under its name.
-    #[strum(serialize = "suite.app_of_other_brand")]
-    AppOfOtherBrand,
-    /// Another app of the suite serves the app's brand.
-    #[strum(serialize = "suite.app_taken")]
-    AppTaken,
-    /// A brand has authorised the suite, and no app serves it.
-    #[strum(serialize = "suite.brand_without_app")]
-    BrandWithoutApp,
-    /// The brand of an app has cancelled.
-    #[strum(serialize = "suite.cancelled")]
-    Cancelled,
-    /// The app at corps could not be read yet.
-    #[strum(serialize = "suite.incomplete")]
-    Incomplete,
-    /// The app may not read customers.
-    #[strum(serialize = "suite.permission")]
-    Permission,
-    /// WeCom has not verified corps.
-    #[strum(serialize = "suite.unverified")]
-    Unverified,
-    /// Stored secrets cannot be decrypted.
-    #[strum(serialize = "suite.sealed")]
-    Sealed,
-    /// API licences are missing.
-    #[strum(serialize = "suite.licence")]
-    Licence,
-    /// WeCom checked a callback URL for a receive id that is not accepted there.
-    #[strum(serialize = "app.receive_id")]
-    ReceiveId,
 }

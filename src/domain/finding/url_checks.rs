@@ -1,7 +1,8 @@
 //! The findings about callback URLs that WeCom checked for an id that is not accepted there: most often
 //! `corp_id` is wrong.
 
-use super::shape::{Finding, FindingCode, FindingState, Subject, Todo};
+use super::code::FindingCode;
+use super::shape::{Finding, FindingState, Raw, Subject, Todo};
 use crate::domain::ids::{AppName, CorpId};
 use crate::domain::text::{Text, text};
 use crate::domain::time::Timestamp;
@@ -80,6 +81,7 @@ fn finding(UrlCheckFacts { url, receive_id, at }: &UrlCheckFacts<'_>) -> Finding
         subject,
         since: Some(*at),
         seen,
+        raw: Raw::default(),
         means: text!(
             "WeCom has not saved the URL; it sends events only to a URL that it has saved",
             "企业微信未保存该 URL；保存成功后才会推送事件",

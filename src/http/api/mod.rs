@@ -111,6 +111,7 @@ fn link_routes() -> Routes {
 
 fn operator_routes() -> Routes {
     OpenApiRouter::new()
+        .routes(routes!(status::doctor::diagnose))
         .routes(routes!(sinks::list))
         .routes(routes!(sinks::show))
         .routes(routes!(sinks::pause))

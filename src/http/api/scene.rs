@@ -27,7 +27,7 @@ use crate::domain::ids::{AppName, CorpId, ExternalUserid, SuiteId, UserId};
 use crate::domain::quota::{Budget, Grant, Share};
 use crate::domain::sealed::Sealed;
 use crate::domain::suite::{CodeId, CodeKind, SuiteChange, SuiteEvent};
-use crate::domain::time::{Moment, Timestamp};
+use crate::domain::time::{DAY_MS, Moment, Timestamp};
 use crate::lifecycle::Lifecycle;
 use crate::store::embedded::engine::Memory;
 use crate::store::embedded::{EmbeddedStore, Settings};
@@ -182,6 +182,7 @@ impl Scene {
             late_answers: LateAnswers::of(64),
             refused_tokens: RefusedTokens::default(),
             started_at: NOW,
+            feed_kept_ms: 30 * DAY_MS,
         });
         Self { state, clock, tickets, sealer: sealer(), messages: AtomicU8::new(0) }
     }

@@ -29,7 +29,7 @@ pub(super) struct SinkView {
     pub(super) state: SinkState,
     /// When it was paused or disabled; of a failing sink, when the present run of failures began.
     #[schema(value_type = Option<String>, format = DateTime)]
-    since: Option<Timestamp>,
+    pub(super) since: Option<Timestamp>,
     /// The sequence number of the last entry delivered.
     #[schema(example = 42)]
     after: u64,
@@ -48,7 +48,7 @@ pub(super) struct SinkView {
     /// Consecutive failures up to now.
     failures_in_a_row: u32,
     /// Why the last attempt failed, or why the sink is disabled.
-    reason: Option<String>,
+    pub(super) reason: Option<String>,
     /// When a failing delivery is tried again.
     #[schema(value_type = Option<String>, format = DateTime)]
     next_attempt_at: Option<Timestamp>,

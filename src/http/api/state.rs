@@ -134,6 +134,8 @@ pub struct AdminState {
     pub lifecycle: Lifecycle,
     /// When the service started.
     pub started_at: Timestamp,
+    /// How long entries of the feed are kept.
+    pub feed_kept_ms: i64,
 }
 
 /// The extractor of the shared state.

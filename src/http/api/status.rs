@@ -1,6 +1,7 @@
 //! `GET /v1/status`, `/metrics`, `/livez` and `/readyz`: the state of the service for people, Prometheus and
 //! load balancers.
 
+pub(super) mod doctor;
 mod quotas;
 mod replicas;
 mod suites;

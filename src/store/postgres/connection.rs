@@ -19,7 +19,9 @@ use super::shown;
 use super::tables::{self, Table};
 use crate::store::rows::keys;
 use crate::store::rows::source::Batch;
-use crate::store::shared::database::{Begun, Fetched, Head, NewCommit, Session, Told, Trouble};
+use crate::store::shared::database::{
+    AskedFirst, Begun, COMMITS_FOLLOWED, Fetched, Head, NewCommit, Session, Told, Trouble,
+};
 use crate::store::shared::known::{Known, Wanted};
 use crate::telemetry::causes::with_causes;
 
@@ -169,6 +171,18 @@ impl Connection {
         Ok(!self.find_commit.query(&self.client, &[&seq, &id.as_slice()]).await?.is_empty())
     }
 
+    /// What the commits after this one have told: no more than a replica follows one by one.
+    async fn read_told(&self, after: Option<i64>) -> Result<Vec<(i64, Told)>, Error> {
+        let Some(after) = after else { return Ok(Vec::new()) };
+        self.told_between(after, after + COMMITS_FOLLOWED).await
+    }
+
+    async fn told_between(&self, after: i64, to: i64) -> Result<Vec<(i64, Told)>, Error> {
+        let rows = self.told.query(&self.client, &[&after, &to]).await?;
+        let told = |row: &Row| (row.get(0), Told { keys: row.get(1), signals: row.get(2) });
+        Ok(rows.iter().map(told).collect())
+    }
+
     async fn read_head(&self) -> Result<Head, Error> {
         let head = self.head.query(&self.client, &[]).await?;
         Ok(head.first().map(|row| (row.get(0), row.get(1))))
@@ -255,12 +269,20 @@ impl Session for Connection {
         Ok(self.client.batch_execute("COMMIT").await?)
     }
 
-    async fn begin_commit(&self, which: Option<(i64, [u8; 16])>, wanted: Wanted) -> Result<Begun, Trouble> {
+    async fn begin_commit(&self, asked: AskedFirst, wanted: Wanted) -> Result<Begun, Trouble> {
         let begin = self.client.batch_execute(&self.begins[1]);
         let lock = self.client.batch_execute(&self.lock);
         // In this order: what is read before the lock is held would be out of date.
-        let ((), (), head, is_committed, fetched) = tokio::try_join!(biased; begin, lock, self.read_head(), self.has_committed(which), self.fetch(wanted))?;
-        Ok(Begun { head, is_committed, fetched })
+        let ((), (), head, is_committed, told, fetched) = tokio::try_join!(
+            biased;
+            begin,
+            lock,
+            self.read_head(),
+            self.has_committed(asked.which),
+            self.read_told(asked.told_after),
+            self.fetch(wanted)
+        )?;
+        Ok(Begun { head, is_committed, told, fetched })
     }
 
     async fn commit(&self, commit: NewCommit<'_>, writes: &Batch, known: &Known) -> Result<(), Trouble> {
@@ -318,9 +340,7 @@ impl Session for Connection {
     }
 
     async fn told(&self, after: i64, to: i64) -> Result<Vec<(i64, Told)>, Trouble> {
-        let rows = self.told.query(&self.client, &[&after, &to]).await?;
-        let told = |row: &Row| (row.get(0), Told { keys: row.get(1), signals: row.get(2) });
-        Ok(rows.iter().map(told).collect())
+        Ok(self.told_between(after, to).await?)
     }
 }
 

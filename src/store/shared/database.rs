@@ -19,6 +19,9 @@ pub struct Trouble {
     pub is_refusal: bool,
 }
 
+/// More commits of others are not followed one by one.
+pub(in crate::store) const COMMITS_FOLLOWED: i64 = 2_000;
+
 /// A newest commit: its number and the encoded counters after it.
 pub(in crate::store) type Head = Option<(i64, Vec<u8>)>;
 
@@ -65,7 +68,18 @@ pub(in crate::store) struct Begun {
     pub(in crate::store) head: Head,
     /// Whether there is the commit that was asked for.
     pub(in crate::store) is_committed: bool,
+    /// What the commits have told after the one that was asked for.
+    pub(in crate::store) told: Vec<(i64, Told)>,
     pub(in crate::store) fetched: Fetched,
+}
+
+/// What is asked when a transaction begins that writes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(in crate::store) struct AskedFirst {
+    /// Whether there is a commit with this number and id: whichever connection it came over, it has ended by now.
+    pub(in crate::store) which: Option<(i64, [u8; 16])>,
+    /// What the commits after this one have told.
+    pub(in crate::store) told_after: Option<i64>,
 }
 
 /// A database.
@@ -103,9 +117,8 @@ pub(in crate::store) trait Session: Send + Sync {
     /// Ends a transaction that reads.
     async fn end_read(&self) -> Result<(), Trouble>;
 
-    /// Begins a transaction once those of all others that write are committed. Looks for the commit with this number and
-    /// id: whichever connection it came over, it has ended by now.
-    async fn begin_commit(&self, which: Option<(i64, [u8; 16])>, wanted: Wanted) -> Result<Begun, Trouble>;
+    /// Begins a transaction once those of all others that write are committed.
+    async fn begin_commit(&self, asked: AskedFirst, wanted: Wanted) -> Result<Begun, Trouble>;
 
     /// Writes these rows as a commit, and commits. `known` has the rows before.
     async fn commit(&self, commit: NewCommit<'_>, writes: &Batch, known: &Known) -> Result<(), Trouble>;

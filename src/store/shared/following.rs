@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use super::database::{Database, Session, Trouble};
+use super::database::{COMMITS_FOLLOWED, Database, Session, Told, Trouble};
 use super::state::{SILENT, State, lock};
 use crate::store::rows::keys;
 use crate::store::rows::records::decode;
@@ -26,9 +26,6 @@ const POLL_EVERY: Duration = Duration::from_millis(50);
 const NOTIFY_EVERY: Duration = Duration::from_millis(2);
 /// The wait before a connection is opened again.
 const RECONNECT_AFTER: Duration = Duration::from_millis(500);
-/// More commits of others are not followed one by one.
-const COMMITS_MAX: i64 = 2_000;
-
 /// What a batch tells other replicas: the keys of events that wait, and of what a search for a person may look for. Of
 /// lookups, whose keys have ids of people in them, only that there are new ones: the first letter.
 pub(super) fn told_keys(batch: &Batch) -> Vec<Vec<u8>> {
@@ -42,6 +39,9 @@ pub(super) fn told_keys(batch: &Batch) -> Vec<Vec<u8>> {
     }
     told.into_iter().collect()
 }
+
+/// A commit, and what those after it have told, each with its number.
+pub(super) type AtHand = (i64, Vec<(i64, Told)>);
 
 /// What other replicas have told with some commits.
 #[derive(Default)]
@@ -58,13 +58,23 @@ pub(super) struct Heeded {
 }
 
 impl State {
-    /// Reads what the commits up to this one have told, as far as this replica has not followed them.
-    pub(super) async fn read_told(&self, connection: &dyn Session, to: i64) -> Result<Heeded, Trouble> {
+    /// Reads what the commits up to this one have told, as far as this replica has not followed them. `at_hand` is what
+    /// those after some commit have told, if that was read already.
+    pub(super) async fn read_told(
+        &self,
+        connection: &dyn Session,
+        to: i64,
+        at_hand: Option<AtHand>,
+    ) -> Result<Heeded, Trouble> {
         let mut heeded = Heeded { from: *lock(&self.followed), to, ..Heeded::default() };
         let from = heeded.from;
         // After a failover that has lost commits there are fewer than there were.
-        let is_readable = (from..from + COMMITS_MAX).contains(&to);
-        let told = if is_readable && to > from { connection.told(from, to).await? } else { Vec::new() };
+        let is_readable = (from..from + COMMITS_FOLLOWED).contains(&to);
+        let told = match at_hand {
+            _ if !is_readable || to == from => Vec::new(),
+            Some((after, told)) if after == from => told,
+            _ => connection.told(from, to).await?,
+        };
         heeded.has_gap = i64::try_from(told.len()).ok() != Some(to - from);
         for (_, told) in told {
             heeded.keys.extend(told.keys);
@@ -115,10 +125,15 @@ impl State {
         true
     }
 
-    /// Follows the commits of others up to this one.
-    pub(super) async fn catch_up(&self, connection: &dyn Session, to: i64) -> Result<(), Trouble> {
+    /// Follows the commits of others up to this one. See [`read_told`](Self::read_told).
+    pub(super) async fn catch_up(
+        &self,
+        connection: &dyn Session,
+        to: i64,
+        mut at_hand: Option<AtHand>,
+    ) -> Result<(), Trouble> {
         while *lock(&self.followed) != to {
-            let heeded = self.read_told(connection, to).await?;
+            let heeded = self.read_told(connection, to, at_hand.take()).await?;
             self.heed(heeded);
         }
         Ok(())
@@ -129,7 +144,7 @@ impl State {
         if let Some((seq, meta)) = connection.head().await?
             && seq != *lock(&self.followed)
         {
-            let heeded = self.read_told(connection, seq).await?;
+            let heeded = self.read_told(connection, seq, None).await?;
             // A damaged one is reported by whoever writes.
             if self.heed(heeded)
                 && let Ok(Meta { counts, .. }) = decode(&keys::meta(), &meta)

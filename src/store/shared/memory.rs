@@ -5,6 +5,7 @@
 //! each other, a session that is idle in a transaction for too long is ended, and leases are on one clock.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound::{Excluded, Included};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::backend::Shared;
 use super::database::{
-    Begun, Database, Fetched, Head, Listener, NewCommit, Notified, Session, Told, Trouble,
+    AskedFirst, Begun, Database, Fetched, Head, Listener, NewCommit, Notified, Session, Told, Trouble,
 };
 use super::known::{Known, Wanted};
 use super::leases::{Leases, Telling};
@@ -120,6 +121,15 @@ struct Kept {
     writing: Option<(u64, Instant)>,
     replicas: BTreeMap<String, Seen>,
     leases: BTreeMap<String, Lease>,
+}
+
+impl Kept {
+    /// What the commits after one and up to another have told.
+    fn told_after(&self, after: i64, to: i64) -> Vec<(i64, Told)> {
+        // After a failover there may be fewer commits than there were.
+        let told = self.told.range((Excluded(after), Included(to.max(after + 1))));
+        told.filter(|(seq, _)| **seq <= to).map(|(seq, told)| (*seq, told.clone())).collect()
+    }
 }
 
 struct Seen {
@@ -416,16 +426,14 @@ impl Session for MemorySession {
         .await
     }
 
-    async fn begin_commit(&self, which: Option<(i64, [u8; 16])>, wanted: Wanted) -> Result<Begun, Trouble> {
+    async fn begin_commit(&self, asked: AskedFirst, wanted: Wanted) -> Result<Begun, Trouble> {
         self.ask(Asked::Begin, |_| Ok(())).await?;
         self.lock().await?;
         self.ask(Asked::Begin, |kept| {
-            let is_committed = which.is_some_and(|(seq, id)| kept.commits.get(&seq) == Some(&id));
-            Ok(Begun {
-                head: kept.head.clone(),
-                is_committed,
-                fetched: fetch(&kept.rows, &kept.head, wanted),
-            })
+            let is_committed = asked.which.is_some_and(|(seq, id)| kept.commits.get(&seq) == Some(&id));
+            let told = asked.told_after.map_or_else(Vec::new, |after| kept.told_after(after, i64::MAX));
+            let fetched = fetch(&kept.rows, &kept.head, wanted);
+            Ok(Begun { head: kept.head.clone(), is_committed, told, fetched })
         })
         .await
     }
@@ -471,10 +479,7 @@ impl Session for MemorySession {
     }
 
     async fn told(&self, after: i64, to: i64) -> Result<Vec<(i64, Told)>, Trouble> {
-        self.ask(Asked::Follow, |kept| {
-            Ok(kept.told.range(after + 1..=to).map(|(seq, told)| (*seq, told.clone())).collect())
-        })
-        .await
+        self.ask(Asked::Follow, |kept| Ok(kept.told_after(after, to))).await
     }
 }
 

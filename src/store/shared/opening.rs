@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::{Semaphore, mpsc};
 
 use super::backend::Shared;
-use super::database::{Begun, Database, NewCommit, Session, Trouble};
+use super::database::{AskedFirst, Begun, Database, NewCommit, Session, Trouble};
 use super::following;
 use super::known::Known;
 use super::leases::{Leases, Telling};
@@ -118,7 +118,9 @@ async fn watched(name: &'static str, task: impl Future<Output = ()> + Send + 'st
 /// The number of the newest commit and the counters after it, encoded; makes the first commit of a new store.
 async fn first_commit(connection: &dyn Session, store_id: [u8; 16]) -> Result<(i64, Vec<u8>), Trouble> {
     let nothing = Known::nothing([0; 16]);
-    if let Begun { head: Some(head), .. } = connection.begin_commit(None, nothing.take_wanted()).await? {
+    if let Begun { head: Some(head), .. } =
+        connection.begin_commit(AskedFirst::default(), nothing.take_wanted()).await?
+    {
         connection.roll_back().await?;
         return Ok(head);
     }

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::database::{Begun, Database, NewCommit, Session, Told, Trouble};
+use super::database::{AskedFirst, Begun, Database, NewCommit, Session, Told, Trouble};
 use super::following::told_keys;
 use super::known::{InGroup, Known, Wanted, fan_entry};
 use super::state::{State, lock};
@@ -175,13 +175,16 @@ impl Writer {
         } else {
             Wanted::default()
         };
-        let looked_up = may_be_committed.as_ref().map(|(seq, _)| (*seq, id));
-        let Begun { head, is_committed, fetched } = connection.begin_commit(looked_up, wanted).await?;
+        let which = may_be_committed.as_ref().map(|(seq, _)| (*seq, id));
+        // Read with the lock, so that it is not held for another round trip.
+        let told_after = self.state.has_others().then(|| *lock(&self.state.followed));
+        let begun = connection.begin_commit(AskedFirst { which, told_after }, wanted).await?;
+        let Begun { head, is_committed, told, fetched } = begun;
         fetched.add_to(&mut known);
         let Some((head, meta)) = head else {
             return Err(Failure::Refused(StoreError::Damaged("the counters are missing".to_owned())));
         };
-        self.state.catch_up(connection, head).await?;
+        self.state.catch_up(connection, head, told_after.map(|after| (after, told))).await?;
         if let Some((_, outcome)) = may_be_committed.as_ref().filter(|_| is_committed) {
             let counts = decode::<Meta>(&keys::meta(), &meta).map_err(Failure::Refused)?.counts;
             self.confirm(connection, head + 1, &meta, &outcome.writes).await?;

@@ -13,7 +13,7 @@ use super::super::sinks::SinkView;
 use super::replicas::ReplicaView;
 use crate::domain::dealer::DealerState;
 use crate::domain::event::AppAlarmKind;
-use crate::domain::finding::Finding;
+use crate::domain::finding::{Finding, FindingView};
 use crate::domain::forecast::Forecast;
 use crate::domain::ids::{AppName, CorpId, SuiteId};
 use crate::domain::text::Text;
@@ -87,6 +87,7 @@ pub(in super::super) struct Status {
     /// The suites of agency-developed apps.
     pub(super) suites: Vec<SuiteStatus>,
     /// What is wrong with suites, their apps and callback URLs, and what to do.
+    #[schema(value_type = Vec<FindingView>)]
     pub(super) findings: Vec<Finding>,
     /// The comparison of dealers' customers that is under way, or else the last one.
     pub(super) reconcile: RunView,

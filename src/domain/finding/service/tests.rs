@@ -1,0 +1,199 @@
+//! One case for each finding about the service, and a healthy one that has none.
+
+use std::collections::BTreeMap;
+
+use strum::VariantArray as _;
+
+use super::*;
+use crate::domain::finding::{FindingCode, FindingView, Verdict};
+
+const NOW: Timestamp = Timestamp::from_secs(1_795_309_323);
+
+fn corp(id: &str) -> CorpId {
+    CorpId::new(id).unwrap()
+}
+
+/// What the service knows; parts of it are spoilt.
+struct Known {
+    app: AppName,
+    dealers: Vec<(CorpId, Option<Timestamp>)>,
+    held_back: Vec<HeldBackCalls>,
+    used_up: Vec<(&'static str, Timestamp)>,
+    facts: ServiceFacts<'static>,
+}
+
+impl Known {
+    /// All is well.
+    fn healthy() -> Self {
+        let sink =
+            SinkFacts { name: SinkName::new("crm").unwrap(), failing: None, is_disabled: false, lag: (0, 0) };
+        let facts = ServiceFacts {
+            checkpoints: Some(None),
+            calls: 7,
+            accepted: 3,
+            last_event_at: Some(NOW),
+            sinks: vec![sink],
+            feed_kept_secs: 1_000,
+            ..ServiceFacts::default()
+        };
+        Self {
+            app: AppName::new("brand").unwrap(),
+            dealers: vec![(corp("wpA"), None), (corp("wpB"), None)],
+            held_back: Vec::new(),
+            used_up: Vec::new(),
+            facts,
+        }
+    }
+
+    fn with(spoil: impl FnOnce(&mut Self)) -> Self {
+        let mut known = Self::healthy();
+        spoil(&mut known);
+        known
+    }
+
+    fn refused(errcode: Option<i64>, of: Option<&str>) -> Self {
+        let calls = HeldBackCalls {
+            corp: of.map(|id| (corp(id), Some("上海一店".to_owned()))),
+            errcode,
+            reason: "it was refused".to_owned(),
+            since: NOW,
+            remedy: None,
+        };
+        Self::with(|known| known.held_back.push(calls))
+    }
+
+    fn failing_sink(reason: &str, is_disabled: bool) -> Self {
+        Self::with(|known| {
+            known.facts.sinks[0].failing = Some((reason.to_owned(), Some(NOW)));
+            known.facts.sinks[0].is_disabled = is_disabled;
+        })
+    }
+
+    fn findings(&self) -> Vec<Finding> {
+        let Self { app, dealers, held_back, used_up, facts } = self;
+        let dealer =
+            |(corp_id, silent_since): &'_ (CorpId, Option<Timestamp>)| (corp_id.clone(), *silent_since);
+        let owned: Vec<_> = dealers.iter().map(dealer).collect();
+        let dealers = owned.iter().map(|(corp_id, silent_since)| ServedDealer {
+            corp_id,
+            name: "上海一店",
+            silent_since: *silent_since,
+        });
+        let served = ServedApp {
+            app,
+            held_back: held_back.clone(),
+            dealers: dealers.collect(),
+            used_up: used_up.clone(),
+        };
+        service_findings(&ServiceFacts { apps: vec![served], ..facts.clone() })
+    }
+
+    /// Those that are not well, by code.
+    fn trouble(&self) -> Vec<(FindingCode, FindingState)> {
+        let findings = self.findings();
+        findings.iter().filter(|one| one.is_trouble()).map(|one| (one.code, one.state)).collect()
+    }
+
+    fn state_of(&self, code: FindingCode) -> FindingState {
+        self.findings().iter().find(|finding| finding.code == code).unwrap().state
+    }
+}
+
+#[test]
+fn each_cause_is_named_and_says_in_both_languages_what_it_means_and_what_to_do() {
+    use FindingState::{Fail, Warn};
+    let cases = [
+        (Known::with(|known| known.facts.not_ready = Some("it is full".to_owned())), Code::StoreReady, Fail),
+        (Known::with(|known| known.facts.damaged_records = 2), Code::StoreDamaged, Fail),
+        (
+            Known::with(|known| known.facts.checkpoints = Some(Some("it is full".to_owned()))),
+            Code::StoreLog,
+            Warn,
+        ),
+        (Known::refused(None, None), Code::Reachable, Fail),
+        (Known::refused(Some(60_020), None), Code::WecomTrustedIp, Fail),
+        (Known::refused(Some(40_001), None), Code::WecomToken, Fail),
+        (Known::refused(Some(48_002), None), Code::WecomPermission, Fail),
+        (Known::refused(Some(301_002), Some("wpA")), Code::WecomPermission, Warn),
+        (Known::refused(Some(99_999), None), Code::WecomCalls, Warn),
+        (Known::with(|known| known.dealers.clear()), Code::ShareList, Fail),
+        (Known::with(|known| known.dealers[0].1 = Some(NOW)), Code::DealerSilence, Warn),
+        (Known::with(|known| known.used_up.push(("unionid_to_pending_id", NOW))), Code::WecomQuota, Warn),
+        (Known::with(|known| (known.facts.accepted, known.facts.refused) = (0, 3)), Code::CallbackSeen, Fail),
+        (
+            Known::with(|known| (known.facts.accepted, known.facts.last_event_at) = (0, None)),
+            Code::CallbackSeen,
+            Warn,
+        ),
+        (Known::failing_sink("no answer in time", false), Code::SinkReachable, Fail),
+        (Known::failing_sink("it answered 410", true), Code::SinkReachable, Fail),
+        (Known::failing_sink("it answered 401", false), Code::SinkVerifies, Fail),
+        (Known::with(|known| known.facts.sinks[0].lag = (9, 501)), Code::SinkLag, Warn),
+    ];
+    for (known, code, state) in cases {
+        assert_eq!(known.trouble(), [(code, state)]);
+        let finding = known.findings().into_iter().find(Finding::is_trouble).unwrap();
+        for Text { en, zh } in [&finding.seen, &finding.means, &finding.todo.text] {
+            assert!(!en.is_empty() && !en.contains("  ") && !zh.is_ascii(), "{en} {zh}");
+        }
+    }
+}
+
+#[test]
+fn a_healthy_service_has_no_finding_and_one_that_has_just_started_does_not_know_yet() {
+    let healthy = Known::healthy();
+    assert!(healthy.findings().iter().all(|finding| finding.state == FindingState::Ok));
+    assert_eq!(Verdict::of(&healthy.findings()), Verdict::Ok);
+    let started = Known::with(|known| known.facts.calls = 0);
+    for code in [Code::Reachable, Code::WecomTrustedIp, Code::WecomToken, Code::WecomPermission] {
+        assert_eq!(started.state_of(code), FindingState::Unknown, "{code:?}");
+    }
+}
+
+#[test]
+fn what_depends_on_a_cause_that_fails_is_skipped_and_names_it() {
+    for (known, cause, skipped) in [
+        (Known::refused(None, None), Code::Reachable, [Code::WecomTrustedIp, Code::WecomToken].as_slice()),
+        (
+            Known::refused(Some(60_020), None),
+            Code::WecomTrustedIp,
+            &[Code::WecomToken, Code::WecomPermission],
+        ),
+        (Known::refused(Some(40_013), None), Code::WecomToken, &[Code::WecomPermission]),
+        (Known::failing_sink("no answer", false), Code::SinkReachable, &[Code::SinkVerifies]),
+    ] {
+        let name: &str = cause.into();
+        for code in skipped {
+            let findings = known.findings();
+            let finding = findings.iter().find(|finding| finding.code == *code).unwrap();
+            assert_eq!(finding.state, FindingState::Skip, "{code:?}");
+            assert!(finding.seen.en.contains(name) && finding.seen.zh.contains(name), "{finding:?}");
+        }
+    }
+    let no_dealer = |known: &mut Known| known.dealers.clear();
+    let mut refused = Known::refused(Some(60_020), None);
+    no_dealer(&mut refused);
+    assert_eq!(refused.state_of(Code::ShareList), FindingState::Skip);
+    // A dealer's refusal hides nothing.
+    let of_dealer = Known::refused(Some(48_002), Some("wpA"));
+    assert_eq!(of_dealer.state_of(Code::WecomCalls), FindingState::Ok);
+}
+
+#[test]
+fn causes_come_before_what_depends_on_them_and_every_code_says_what_is_looked_at() {
+    let places: BTreeMap<_, _> =
+        FindingCode::VARIANTS.iter().enumerate().map(|(n, code)| (*code, n)).collect();
+    for code in FindingCode::VARIANTS {
+        assert!(code.depends_on().iter().all(|cause| places[cause] < places[code]), "{code:?}");
+        let Text { en, zh } = code.checked();
+        assert!(!en.is_empty() && !zh.is_empty(), "{code:?}");
+    }
+    let view = FindingView::from(Known::refused(Some(60_020), None).findings().remove(4));
+    let json = serde_json::to_value(view).unwrap();
+    for key in ["code", "state", "subject", "since", "checked", "seen", "means", "todo", "depends_on", "raw"]
+    {
+        assert!(json.get(key).is_some(), "{key}: {json:#}");
+    }
+    assert_eq!((&json["code"], &json["raw"]["errcode"]), (&"wecom.trusted_ip".into(), &60_020.into()));
+    assert_eq!(json["todo"]["link"], "docs/troubleshooting.md#wecomtrusted_ip");
+}

@@ -1,0 +1,143 @@
+//! `GET /v1/doctor`: everything that is looked at, and how it is, as the service sees it.
+//!
+//! Deliberately absent: what is a finding (see [`crate::domain::finding`]); what only somebody outside the service can see
+//! (see `unionlink doctor`).
+
+use std::collections::HashMap;
+
+use axum::Json;
+use axum::extract::State;
+use serde::Serialize;
+use strum::VariantArray as _;
+use utoipa::ToSchema;
+
+use super::super::explain::text;
+use super::super::sinks::SinkState;
+use super::super::state::{AdminState, Shared};
+use super::view::HeldBack;
+use super::{quotas, suites_and_findings};
+use crate::domain::dealer::DealerState;
+use crate::domain::finding::{
+    Finding, FindingView, HeldBackCalls, ServedApp, ServedDealer, ServiceFacts, SinkFacts, Verdict,
+    service_findings,
+};
+use crate::domain::ids::{AppName, SinkName};
+use crate::domain::time::Timestamp;
+use crate::http::problem::Problem;
+use crate::store::DealerRow;
+use crate::telemetry::metrics::CallbackOutcome;
+use crate::wecom::{Api, Development, remedy_for};
+
+/// How the service is.
+#[derive(Serialize, ToSchema)]
+pub(in super::super) struct Report {
+    /// The version of the service.
+    #[schema(example = "0.2.0")]
+    unionlink: &'static str,
+    #[schema(value_type = String, format = DateTime)]
+    checked_at: Timestamp,
+    /// The worst of the findings.
+    #[schema(inline)]
+    verdict: Verdict,
+    /// Who has looked: the service itself.
+    #[schema(example = "service")]
+    vantage: &'static str,
+    /// Causes come before what depends on them.
+    findings: Vec<FindingView>,
+}
+
+/// Look for what is wrong, as the service sees it
+///
+/// Everything that is looked at, also where all is well (`ok`). What depends on a cause that fails is not looked at
+/// (`skip`). Nobody is asked, and nothing is changed.
+#[utoipa::path(operation_id = "diagnose", get, path = "/v1/doctor", tag = "service", responses(
+    (status = 200, body = Report, description = "What was found"),
+    super::super::openapi::Errors,
+))]
+pub(in super::super) async fn diagnose(State(state): Shared) -> Result<Json<Report>, Problem> {
+    let now = state.clock.now();
+    let mut findings = of_service(&state).await?;
+    findings.extend(suites_and_findings(&state, now).1);
+    findings.sort_by_key(|finding| finding.code);
+    Ok(Json(Report {
+        unionlink: env!("CARGO_PKG_VERSION"),
+        checked_at: now,
+        verdict: Verdict::of(&findings),
+        vantage: "service",
+        findings: findings.into_iter().map(Into::into).collect(),
+    }))
+}
+
+/// The findings about the service itself.
+async fn of_service(state: &AdminState) -> Result<Vec<Finding>, Problem> {
+    let others = state.replicas().await;
+    let (mut paused, _) = state.held_back();
+    paused.extend(others.paused);
+    let tallies: HashMap<_, _> = state.store.fan_tallies().await?.into_iter().collect();
+    let quotas = quotas::quotas(state, &tallies).await?;
+    let mut dealers: Vec<(AppName, Vec<DealerRow>)> = Vec::new();
+    for name in state.apps.names() {
+        let mut rows = state.store.dealer_rows(&name).await?;
+        rows.retain(|row| row.dealer.state() != DealerState::Left);
+        dealers.push((name, rows));
+    }
+    let callbacks = |outcome| state.metrics.callbacks.answered_with(outcome);
+    let mut sinks = Vec::new();
+    for view in state.sink_views(others.sinks).await? {
+        let is_disabled = view.state == SinkState::Disabled;
+        let is_failing = is_disabled || view.state == SinkState::Failing;
+        let failing = view.reason.filter(|_| is_failing).map(|reason| (reason, view.since));
+        // A name of the configuration.
+        let Ok(name) = SinkName::new(view.name) else { continue };
+        sinks.push(SinkFacts { name, failing, is_disabled, lag: (view.lag_entries, view.lag_seconds) });
+    }
+    let last_event_at =
+        dealers.iter().flat_map(|(_, rows)| rows).filter_map(|row| row.activity.last_event_at).max();
+    let facts = ServiceFacts {
+        not_ready: state.store.ready().err().map(|error| error.to_string()),
+        damaged_records: state.store.damaged_records() as u64,
+        checkpoints: state.store.log_status().map(|log| log.checkpoint_failure),
+        calls: Api::VARIANTS.iter().map(|api| state.metrics.calls_of(*api)).sum(),
+        apps: dealers
+            .iter()
+            .map(|(app, rows)| {
+                let held_back = paused.iter().filter(|calls| calls.app == *app);
+                let used_up = quotas.iter().filter(|quota| quota.app == *app);
+                ServedApp {
+                    app,
+                    held_back: held_back.map(|calls| state.held_back_calls(calls)).collect(),
+                    dealers: rows.iter().map(served).collect(),
+                    used_up: used_up.filter_map(|quota| Some((quota.api, quota.blocked_until?))).collect(),
+                }
+            })
+            .collect(),
+        accepted: callbacks(CallbackOutcome::Accepted) + callbacks(CallbackOutcome::Duplicate),
+        refused: callbacks(CallbackOutcome::Refused),
+        last_event_at,
+        sinks,
+        feed_kept_secs: state.feed_kept_ms / 1_000,
+    };
+    Ok(service_findings(&facts))
+}
+
+fn served(row: &DealerRow) -> ServedDealer<'_> {
+    ServedDealer {
+        corp_id: &row.dealer.corp_id,
+        name: &row.dealer.name,
+        silent_since: row.activity.silent_since,
+    }
+}
+
+impl AdminState {
+    fn held_back_calls(&self, calls: &HeldBack) -> HeldBackCalls {
+        let is_agency = self.apps.agency().iter().any(|agency| agency.app == calls.app);
+        let development = if is_agency { Development::Agency } else { Development::SelfBuilt };
+        HeldBackCalls {
+            corp: calls.corp_id.clone().map(|corp_id| (corp_id, calls.corp_name.clone())),
+            errcode: calls.errcode,
+            reason: calls.reason.clone(),
+            since: calls.since,
+            remedy: calls.errcode.map(|errcode| text(remedy_for(errcode, development))),
+        }
+    }
+}
