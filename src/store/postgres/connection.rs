@@ -117,7 +117,7 @@ impl Connection {
             let (get, ranges, put, delete) = tokio::try_join!(
                 sql(table.get(schema), &[Type::BYTEA_ARRAY]),
                 sql(table.ranges(schema), &[Type::BYTEA_ARRAY, Type::BYTEA_ARRAY, Type::INT8]),
-                sql(table.put(schema), &[Type::BYTEA_ARRAY, Type::BYTEA_ARRAY]),
+                sql(table.put(schema), &[Type::BYTEA_ARRAY, Type::BYTEA_ARRAY, Type::INT8]),
                 sql(table.delete(schema), &[Type::BYTEA_ARRAY])
             )?;
             Ok::<_, Error>(Statements { get, ranges, put, delete })
@@ -307,7 +307,7 @@ impl Session for Connection {
         }
         for (table, Writes { keys, values, deleted }) in self.tables.iter().zip(&of_tables) {
             if !keys.is_empty() {
-                statements.push((&table.put, vec![keys, values]));
+                statements.push((&table.put, vec![keys, values, &seq]));
             }
             if !deleted.is_empty() {
                 statements.push((&table.delete, vec![deleted]));

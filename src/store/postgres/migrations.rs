@@ -22,11 +22,14 @@ struct Migration {
 }
 
 /// All of them, the first version first.
-const MIGRATIONS: [Migration; 1] =
-    [Migration { sql: include_str!("migrations/0001_rows.sql"), oldest_binary: 1 }];
+const MIGRATIONS: [Migration; 2] = [
+    Migration { sql: include_str!("migrations/0001_rows.sql"), oldest_binary: 1 },
+    // No release knows only the first.
+    Migration { sql: include_str!("migrations/0002_hot.sql"), oldest_binary: 2 },
+];
 
 /// The version that this program makes and knows.
-pub(super) const NEWEST: i32 = 1;
+pub(super) const NEWEST: i32 = 2;
 const _: () = assert!(MIGRATIONS.len() == NEWEST as usize);
 
 /// Tries to get hold of the cluster's row while others write.

@@ -6,6 +6,7 @@
 //!
 //! | table | rows |
 //! | --- | --- |
+//! | `hot` | counters, ledgers, cursors: a few rows, written all the time; each version is a row of its own |
 //! | `record` | everything that is not in another one: customers and their indexes, dealers, groups, authorisations … |
 //! | `queue` | work that waits: inserted once, deleted soon |
 //! | `seen` | received messages, for deduplication: deleted in the order of their keys |
@@ -20,6 +21,7 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, strum::EnumIter, strum::IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub(super) enum Table {
+    Hot,
     Record,
     Queue,
     Seen,
@@ -28,7 +30,7 @@ pub(super) enum Table {
 }
 
 impl Table {
-    pub(super) const COUNT: usize = 5;
+    pub(super) const COUNT: usize = 6;
 
     /// The table of the rows whose keys begin with this byte.
     pub(super) const fn of(kind: u8) -> Self {
@@ -37,6 +39,7 @@ impl Table {
             b'd' => Self::Seen,
             b'f' => Self::Feed,
             b'n' | b'N' => Self::Fan,
+            b'T' | b'a' | b'b' | b'g' | b'l' | b'm' | b's' => Self::Hot,
             _ => Self::Record,
         }
     }
@@ -49,7 +52,14 @@ impl Table {
     /// Rows by their keys: `bytea[]`.
     pub(super) fn get(self, schema: &str) -> String {
         let table: &str = self.into();
-        format!("SELECT key, value FROM {schema}.{table} WHERE key = ANY($1)")
+        match self {
+            // The newest first: older ones that cannot be removed yet are not passed by.
+            Self::Hot => format!(
+                "SELECT k, value FROM unnest($1::bytea[]) AS k CROSS JOIN LATERAL \
+                 (SELECT value FROM {schema}.hot WHERE key = k ORDER BY seq DESC LIMIT 1) AS newest"
+            ),
+            _ => format!("SELECT key, value FROM {schema}.{table} WHERE key = ANY($1)"),
+        }
     }
 
     /// The first rows of some ranges, in order, with the number of the range: begins `bytea[]`, ends `bytea[]`, rows of
@@ -63,19 +73,33 @@ impl Table {
         )
     }
 
-    /// Writes rows: keys `bytea[]`, values `bytea[]`.
+    /// Writes rows: keys `bytea[]`, values `bytea[]`, the number of the commit `bigint`.
     pub(super) fn put(self, schema: &str) -> String {
         let table: &str = self.into();
-        format!(
-            "INSERT INTO {schema}.{table} (key, value) SELECT k, v FROM unnest($1::bytea[], $2::bytea[]) AS put (k, v) \
-             ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value"
-        )
+        match self {
+            Self::Hot => format!(
+                "WITH gone AS ({}) INSERT INTO {schema}.hot (key, seq, value) \
+                 SELECT k, $3, v FROM unnest($1::bytea[], $2::bytea[]) AS put (k, v)",
+                self.delete(schema)
+            ),
+            _ => format!(
+                "INSERT INTO {schema}.{table} (key, value) SELECT k, v FROM unnest($1::bytea[], $2::bytea[]) AS put (k, v) \
+                 ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value"
+            ),
+        }
     }
 
     /// Deletes rows by their keys: `bytea[]`.
     pub(super) fn delete(self, schema: &str) -> String {
         let table: &str = self.into();
-        format!("DELETE FROM {schema}.{table} WHERE key = ANY($1)")
+        match self {
+            Self::Hot => format!(
+                "DELETE FROM {schema}.hot USING (SELECT k, \
+                 (SELECT seq FROM {schema}.hot WHERE key = k ORDER BY seq DESC LIMIT 1) AS s \
+                 FROM unnest($1::bytea[]) AS k) AS newest WHERE hot.key = newest.k AND hot.seq = newest.s"
+            ),
+            _ => format!("DELETE FROM {schema}.{table} WHERE key = ANY($1)"),
+        }
     }
 }
 

@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::task::JoinSet;
+use tokio_postgres::SimpleQueryMessage;
 
+use super::tables::Table;
 use super::{Notify, OpenError, PostgresStore, SchemaError, Settings};
 use crate::domain::audit::AuditBy;
 use crate::domain::dealer::Dealer;
@@ -347,4 +349,42 @@ async fn a_program_of_the_release_before_runs_on_while_and_after_a_newer_one_mig
     assert_eq!(other.counts().inbox, next.load(Relaxed) as u64);
     assert_eq!(other.append(added(0)).await, Ok(Appended::Duplicate));
     assert_eq!(disagreements(&other).await, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_is_written_all_the_time_is_found_at_once_however_old_a_snapshot_is_held() {
+    const WRITTEN: usize = 1_000;
+    let Some(place) = Place::new() else { return };
+    let store = place.open().await;
+    let schema = &place.settings.schema;
+    let (holder, connection) =
+        tokio_postgres::connect(address().unwrap(), tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let hold = format!("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM {schema}.hot");
+    holder.batch_execute(&hold).await.unwrap();
+    for _ in 0..WRITTEN {
+        bring_up_to_date(&store).await;
+    }
+    let live = format!("SELECT count(*)::text || ' ' || count(DISTINCT key)::text FROM {schema}.hot");
+    assert_eq!(ask(&live).await, "1 1");
+    // The pages that are looked at to find it.
+    let key = ask(&format!("SELECT encode(key, 'hex') FROM {schema}.hot")).await;
+    let keys = format!("ARRAY[decode('{key}', 'hex')]");
+    let get = Table::Hot.get(schema).replace("$1", &keys);
+    let (client, connection) =
+        tokio_postgres::connect(address().unwrap(), tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client.batch_execute("SET enable_seqscan = off").await.unwrap();
+    let plan = client.simple_query(&format!("EXPLAIN (ANALYZE, BUFFERS) {get}")).await.unwrap();
+    let lines: Vec<_> = plan
+        .iter()
+        .filter_map(|message| match message {
+            SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+            _ => None,
+        })
+        .collect();
+    let hits = lines.iter().find_map(|line| line.trim().strip_prefix("Buffers: shared hit="));
+    let pages: usize = hits.unwrap().split(' ').next().unwrap().parse().unwrap();
+    // One of the heap, and those of the index from its root on; older versions fill many.
+    assert!(pages <= 5, "{pages} pages are looked at: {lines:#?}");
 }
