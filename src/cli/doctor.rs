@@ -14,17 +14,17 @@ use strum::VariantArray as _;
 
 use self::callback::Outside;
 use self::report::Report;
-use super::admin::{AdminApi, ServiceArgs, TIMEOUT};
+use super::admin::{AdminApi, ServiceArgs, TIMEOUT, failure_reason, read_body};
 use super::lang::Lang;
 use super::output::Output;
 use super::verify_url::public_url;
-use crate::config::{self, Config, Environment};
+use crate::config::{self, Config, ConfigError, Environment};
 use crate::domain::finding::{Finding, FindingCode, FindingState, Raw, Subject, Todo};
-use crate::domain::text::text;
+use crate::domain::text::{Text, text};
 
 /// A finding says that something fails.
 const FAILED: u8 = 1;
-/// Nothing could be looked at.
+/// The service, or the configuration, could not be looked at.
 const COULD_NOT_RUN: u8 = 3;
 
 #[derive(Debug, clap::Args)]
@@ -97,7 +97,7 @@ impl Doctor {
         }
         Ok(if report.fails() {
             ExitCode::from(FAILED)
-        } else if report.is_empty() {
+        } else if report.could_not_look {
             ExitCode::from(COULD_NOT_RUN)
         } else {
             ExitCode::SUCCESS
@@ -131,20 +131,16 @@ impl Doctor {
                 Some(config)
             }
             Err(error) => {
+                let is_unread = matches!(error, ConfigError::Read { .. });
                 let problems = error.into_problems();
                 let shown: Vec<_> = problems.iter().map(ToString::to_string).collect();
                 let shown = shown.join("; ");
-                report.add_own([Finding {
-                    code,
-                    state: FindingState::Fail,
-                    subject: Subject::default(),
-                    since: None,
-                    seen: text!("{shown}", "{shown}"),
-                    raw: Raw::default(),
-                    means: text!("the service does not start with it", "服务无法以此配置启动"),
-                    todo: Todo {
-                        text: text!("correct what is named, and check again", "请更正上述各项，再次检查"),
-                    },
+                let seen = text!("{shown}", "{shown}");
+                report.could_not_look |= is_unread;
+                report.add_own([if is_unread {
+                    Finding::unknown(code, Subject::default(), seen)
+                } else {
+                    invalid(seen)
                 }]);
                 None
             }
@@ -153,43 +149,69 @@ impl Doctor {
 
     /// Asks the service. Returns whether it runs.
     async fn ask_service(&self, environment: &Environment, report: &mut Report) -> bool {
-        let code = FindingCode::PortsListen;
-        let asked = async {
-            let api = AdminApi::new(&self.service.access(environment)?)?;
-            let answer =
-                api.send(api.request(Method::GET, api.url(&["v1", "doctor"], &[])).timeout(TIMEOUT)).await?;
-            Ok::<_, anyhow::Error>((api, answer))
+        let (code, subject) = (FindingCode::PortsListen, Subject::default());
+        // What is wrong with the configuration was said.
+        let Ok(api) = self.service.access(environment).and_then(|access| AdminApi::new(&access)) else {
+            report.add_own([Finding::skipped(code, subject, FindingCode::ConfigValid)]);
+            return false;
         };
-        let (api, answer) = match asked.await {
-            Ok(answered) => answered,
+        let place = &api.place;
+        let request = api.request(Method::GET, api.url(&["v1", "doctor"], &[])).timeout(TIMEOUT);
+        let answer = match request.send().await {
+            Ok(answer) => answer,
             Err(error) => {
-                let reason = first_line(&error);
-                report.add_own([not_running(text!("{reason}", "{reason}"))]);
+                let reason = failure_reason(&error);
+                let seen = text!("no service at {place}: {reason}", "{place} 没有服务：{reason}");
+                report.could_not_look |= !error.is_connect();
+                let finding = if error.is_connect() {
+                    not_running(seen)
+                } else {
+                    Finding::unknown(code, subject, seen)
+                };
+                report.add_own([finding]);
                 return false;
             }
         };
-        let place = &api.place;
         report.add_own([Finding::ok(
             code,
-            Subject::default(),
+            subject,
             text!("a service answers at {place}", "{place} 有服务响应"),
         )]);
-        let findings = match answer.status {
-            StatusCode::OK => api.parsed::<Value>(&answer.body).ok(),
-            _ => None,
-        };
+        let status = answer.status();
+        let body = read_body(answer).await.unwrap_or_default();
+        let findings = if status == StatusCode::OK { api.parsed::<Value>(&body).ok() } else { None };
         if let Some(findings) = findings.as_ref().and_then(|answer| answer["findings"].as_array()) {
             report.add_of_service(findings.clone());
         } else {
-            let reason = first_line(&api.refusal(answer.status, &answer.body));
+            let refusal = api.refusal(status, &body).to_string();
+            let reason = refusal.lines().next().unwrap_or_default();
             let why = text!("the service did not say: {reason}", "服务未给出结果：{reason}");
+            report.could_not_look = true;
             report.add_own([Finding::unknown(FindingCode::StoreReady, Subject::default(), why)]);
         }
         true
     }
 }
 
-fn not_running(seen: crate::domain::text::Text) -> Finding {
+fn invalid(seen: Text) -> Finding {
+    Finding {
+        code: FindingCode::ConfigValid,
+        state: FindingState::Fail,
+        subject: Subject::default(),
+        since: None,
+        seen,
+        raw: Raw::default(),
+        means: text!("the service does not start with it", "服务无法以此配置启动"),
+        todo: Todo {
+            text: text!(
+                "correct what is named; if a variable is missing that the service has, run this as the service is run",
+                "请更正上述各项；如果缺少的是服务才有的环境变量，请以服务的运行方式执行本命令",
+            ),
+        },
+    }
+}
+
+fn not_running(seen: Text) -> Finding {
     Finding {
         code: FindingCode::PortsListen,
         state: FindingState::Fail,
@@ -208,8 +230,4 @@ fn not_running(seen: crate::domain::text::Text) -> Finding {
             ),
         },
     }
-}
-
-fn first_line(error: &anyhow::Error) -> String {
-    error.to_string().lines().next().unwrap_or_default().to_owned()
 }

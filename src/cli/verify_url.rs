@@ -124,9 +124,10 @@ fn explanation(number: &str) -> [Text; 8] {
             "证书告警：证书过期、域名不符，或证书链不完整",
         ),
         text!(
-            "403: callback_token or encoding_aes_key of the running service is another one, or a proxy changes the query \
-             (a + must not become a space)",
-            "403：正在运行的服务使用另一个 callback_token 或 encoding_aes_key，或代理改动了查询串（+ 不能变成空格）",
+            "403: callback_token or encoding_aes_key of the running service is another one, a proxy changes the query \
+             (a + must not become a space), or server.callback_ips = enforce refuses everybody but WeCom",
+            "403：正在运行的服务使用另一个 callback_token 或 encoding_aes_key；代理改动了查询串（+ 不能变成空格）；\
+             或 server.callback_ips = enforce，只接受企业微信的请求",
         ),
         text!(
             "404: a proxy cuts the path off, or the service has no callback URL of this name",

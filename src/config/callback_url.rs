@@ -20,7 +20,7 @@ pub(crate) struct CallbackSecrets<'a> {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NoCallbackUrl {
     /// Nothing has this name.
-    #[error("there is no app or suite {name}\nhint: the configuration has {known}")]
+    #[error("app or suite not found: {name}\nhint: the configuration has {known}")]
     Unknown {
         /// The name.
         name: AppName,

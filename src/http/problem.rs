@@ -70,6 +70,11 @@ fn serialize_status<S: serde::Serializer>(status: &StatusCode, to: S) -> Result<
 }
 
 impl Problem {
+    /// What is wrong, for people.
+    pub(super) fn detail(&self) -> &str {
+        &self.detail
+    }
+
     pub(super) fn new(
         status: StatusCode,
         code: &'static str,

@@ -30,7 +30,7 @@ use crate::domain::ids::{AppName, SinkName};
 use crate::store::EventState;
 use crate::wecom::api::Api;
 use crate::wecom::errcode::Class;
-use crate::wecom::error::CallError;
+use crate::wecom::error::{CallError, Transport};
 
 pub use callbacks::CallbackMetrics;
 pub use labels::{AdminRefusal, AuthCodeOutcome, CallbackOutcome, Deletion, TimestampSource};
@@ -59,6 +59,8 @@ pub struct Metrics {
     calls: Family<Labels<2>, Counter>,
     call_seconds: Histogram,
     conversion_ids: Counter,
+    /// Why the last call to WeCom had no answer, and how many in a row had none.
+    unanswered: Mutex<Option<(String, u64)>>,
     connections_refused: Counter,
     connections_shed: Counter,
     contacts: Family<Labels<1>, Gauge>,
@@ -122,6 +124,7 @@ impl Default for Metrics {
                 "conversion_ids",
                 "Customers (external_userid) sent to WeCom for conversion, repetitions included",
             ),
+            unanswered: Mutex::default(),
             connections_refused: new(
                 r,
                 "connections_refused",
@@ -247,6 +250,22 @@ impl Metrics {
         };
         self.calls.get_or_create(&[("api", api.as_str()), ("outcome", outcome)]).inc();
         self.call_seconds.observe(took.as_secs_f64());
+        let mut unanswered = self.unanswered.lock().unwrap_or_else(PoisonError::into_inner);
+        match answer {
+            Err(error @ CallError::Transport { cause, .. }) if *cause != Transport::Body => {
+                let count = unanswered.take().map_or(0, |(_, count)| count);
+                *unanswered = Some((error.to_string(), count + 1));
+            }
+            Ok(_) | Err(CallError::Refused { .. } | CallError::Transport { .. }) => *unanswered = None,
+            // Nothing was sent.
+            Err(CallError::NoPermit { .. } | CallError::NotAuthorized { .. } | CallError::Ledger { .. }) => {}
+        }
+    }
+
+    /// Why the last call to WeCom had no answer, and how many in a row had none; `None` if it had one.
+    #[must_use]
+    pub fn unanswered_calls(&self) -> Option<(String, u64)> {
+        self.unanswered.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The number of finished calls of `api`, with any outcome.

@@ -11,7 +11,7 @@ use flate2::write::GzEncoder;
 use serde_json::Value;
 use unionlink::simulator::{Fault, Target};
 
-use crate::harness::{Ran, World};
+use crate::harness::{Ran, Setup, World};
 use crate::url_trials::{configured, run};
 
 /// What a proxy does with a URL check or its answer.
@@ -213,4 +213,20 @@ async fn what_is_wrong_here_or_at_wecom_is_named_and_what_depends_on_it_is_skipp
         (&ran.json()["vantage"], state_of(&ran, "callback.local").as_str()),
         (&"command".into(), "skip")
     );
+}
+
+#[tokio::test]
+async fn what_could_not_be_looked_at_is_unknown_and_no_failure() {
+    let token = "canary-token-0123456789abcdef0123456789";
+    let admin = format!("token = {{ value = \"{token}\" }}");
+    let world = World::with(Setup { admin, ..Setup::default() }).await;
+    // The service refuses to say: another token than its own.
+    let text = configured(&world).replace(token, "another-token-0123456789abcdef0123456789");
+    let file = world.folder.path().join("other.toml");
+    std::fs::write(&file, text).unwrap();
+    let ran = doctor(&world, &["--config", file.to_str().unwrap(), "--offline"]).await;
+    assert_eq!((ran.code, state_of(&ran, "store.ready").as_str()), (3, "unknown"), "{ran:?}");
+    assert!(!format!("{ran:?}").contains(token));
+    let ran = doctor(&world, &["--config", "/no/such/file"]).await;
+    assert_eq!((ran.code, state_of(&ran, "config.valid").as_str()), (3, "unknown"), "{ran:?}");
 }

@@ -63,7 +63,7 @@ async fn verify_url_says_what_is_missing() {
     assert!(ran.code == 1 && ran.stderr.contains("set server.public_url"), "{ran:?}");
     let ran = run(&world, &["verify-url", "other", "--url", "https://callback.invalid"]).await;
     assert!(
-        ran.code == 1 && ran.stderr.contains("no app or suite other") && ran.stderr.contains("brand"),
+        ran.code == 1 && ran.stderr.contains("app or suite not found: other") && ran.stderr.contains("brand"),
         "{ran:?}"
     );
     let ran = run(&world, &["verify-url", "brand", "--url", "ftp://callback.invalid"]).await;

@@ -180,7 +180,7 @@ fn judged_enough(schedules: &[Judged]) {
         ("memberships in groups", all.memberships, 400),
         ("customers who are in no group of their dealer", all.left, 300),
         ("prompt links", all.prompt, 1_000),
-        ("takeovers", all.takeovers, 1),
+        ("takeovers", all.takeovers, 600),
         ("schedules with agency-developed apps", all.agency.schedules, 60),
         ("links of such apps", all.agency.links, 90),
         ("auth codes that were exchanged", all.agency.granted, 90),

@@ -84,7 +84,7 @@ impl Machine {
         let (doors, apps) = (callbacks.doors.clone(), callbacks.apps.clone());
         let public = TowerToHyperService::new(public::router(callbacks));
         let (wake, sinks, calls) = (context.wake, context.sinks, context.calls);
-        self.watch(&fate);
+        self.watch(&fate, store.clone());
         Some(Service {
             store,
             opened,
@@ -131,7 +131,16 @@ impl Machine {
     }
 
     /// Notes that a process ends by itself.
-    fn watch(&self, fate: &Fate) {
+    fn watch(&self, fate: &Fate, store: Arc<dyn Store>) {
+        let (of_store, died) = (self.panicked.clone(), fate.dead.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                biased;
+                () = died.cancelled() => {}
+                // A task of it has panicked.
+                _ = store.failed() => of_store.cancel(),
+            }
+        });
         let (fate, panicked) = (fate.clone(), self.panicked.clone());
         tokio::spawn(async move {
             fate.stop.cancelled().await;
@@ -164,7 +173,7 @@ impl Machine {
                     dedupe_days,
                     quarantine_days,
                 };
-                let way = DatabaseWay::new(self, start, fate.dead.clone(), fate.pause.clone());
+                let way = DatabaseWay::new(self, start, fate.clone());
                 let opened = memory.open(&settings, self.clock.clone(), Arc::new(way)).await?;
                 Ok(Opened::Shared(Arc::new(opened)))
             }

@@ -7,15 +7,17 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
 use unionlink::store::Store;
 use unionlink::store::embedded::EmbeddedStore;
 use unionlink::store::embedded::engine::Memory;
 use unionlink::store::shared::SharedStore;
 use unionlink::store::shared::memory::{Asked, Passage, SharedMemory, Way};
 
-use crate::service::{Disk, Machine};
+use crate::service::{Disk, Fate, Machine};
 use crate::time::{Dice, Trace, TrueTime};
+
+/// How long a replica that is cut off from the database waits until it notices.
+const UNANSWERED: Duration = Duration::from_millis(700);
 
 /// Where a store is.
 pub enum Stored {
@@ -111,17 +113,16 @@ impl Pause {
 pub struct DatabaseWay {
     seed: u64,
     time: TrueTime,
-    dead: CancellationToken,
-    pause: Pause,
+    fate: Fate,
     disk: Arc<Disk>,
     trace: Trace,
 }
 
 impl DatabaseWay {
     /// The way of the process with this number.
-    pub fn new(machine: &Machine, start: u64, dead: CancellationToken, pause: Pause) -> Self {
+    pub fn new(machine: &Machine, start: u64, fate: Fate) -> Self {
         let (seed, time) = (machine.seed.wrapping_mul(1_000).wrapping_add(start), machine.clock.true_time());
-        Self { seed, time, dead, pause, disk: machine.disk.clone(), trace: machine.trace.clone() }
+        Self { seed, time, fate, disk: machine.disk.clone(), trace: machine.trace.clone() }
     }
 
     /// Draws lots: the same ones for the same purpose at the same time, in whatever order the tasks of the process come.
@@ -148,11 +149,11 @@ impl DatabaseWay {
             if !wait.is_zero() {
                 tokio::time::sleep(wait).await;
             }
-            self.pause.over().await;
+            self.fate.pause.over().await;
         };
         tokio::select! {
             biased;
-            () = self.dead.cancelled() => std::future::pending().await,
+            () = self.fate.dead.cancelled() => std::future::pending().await,
             () = travelled => {}
         }
     }
@@ -172,7 +173,7 @@ impl DatabaseWay {
         };
         if is_planned {
             self.trace.note(format!("crash {} a commit", if is_after { "after" } else { "before" }));
-            self.dead.cancel();
+            self.fate.dead.cancel();
             std::future::pending::<()>().await;
         }
     }
@@ -182,6 +183,10 @@ impl DatabaseWay {
 impl Way for DatabaseWay {
     async fn there(&self, asked: Asked) -> bool {
         self.travel(asked).await;
+        if self.fate.is_cut_off() {
+            tokio::time::sleep(UNANSWERED).await;
+            return false;
+        }
         if asked == Asked::Commit {
             self.crash(false).await;
         }
@@ -199,6 +204,7 @@ impl Way for DatabaseWay {
         }
         self.travel(asked).await;
         match asked {
+            _ if self.fate.is_cut_off() => Passage::Lost,
             Asked::Commit if self.happens(11, 50) => Passage::Lost,
             Asked::Commit if self.happens(12, 100) => Passage::Warned,
             Asked::Beat if self.happens(13, 30) => Passage::Lost,

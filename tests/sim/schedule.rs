@@ -88,14 +88,17 @@ impl Schedule {
         }
     }
 
-    /// Suspends a replica now and then, mostly for longer than its leases last.
+    /// Suspends a replica now and then, or cuts it off, mostly for longer than its leases last.
     fn step_of_the_replicas(&mut self) {
         let time = {
             let mut lots = self.machine.lots.lock().unwrap();
-            (self.machine.setup.replicas > 1 && lots.one_in(12)).then(|| lots.millis(200, 40_000))
+            (self.machine.setup.replicas > 1 && lots.one_in(8))
+                .then(|| (lots.one_in(2), lots.millis(200, 40_000)))
         };
-        if let Some(time) = time {
-            self.machine.suspend(time);
+        match time {
+            Some((true, time)) => self.machine.suspend(time),
+            Some((false, time)) => self.machine.cut_off(time),
+            None => {}
         }
     }
 

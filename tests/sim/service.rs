@@ -128,6 +128,14 @@ pub struct Fate {
     /// It is stopped by its supervisor.
     pub is_stopping: Arc<AtomicBool>,
     pub pause: Pause,
+    cut_off: Arc<AtomicBool>,
+}
+
+impl Fate {
+    /// Whether it does not reach the database.
+    pub fn is_cut_off(&self) -> bool {
+        self.cut_off.load(Ordering::Relaxed)
+    }
 }
 
 impl Service {
@@ -211,7 +219,7 @@ impl Machine {
     /// A process that runs, if one does.
     pub fn running(&self) -> Option<Arc<Service>> {
         let mut services = self.living();
-        services.retain(|service| !service.fate.pause.is_paused());
+        services.retain(|service| !service.fate.pause.is_paused() && !service.fate.is_cut_off());
         self.one_of(services)
     }
 
@@ -256,9 +264,10 @@ impl Machine {
         service.fate.stop.cancel();
         let ended = async {
             if let Some(lifecycle) = &service.lifecycle {
-                let _ = lifecycle
-                    .finish(&[&service.tasks, &service.calls], GRACE, &CancellationToken::new())
-                    .await;
+                let trackers = [&service.tasks, &service.calls];
+                if lifecycle.finish(&trackers, GRACE, &CancellationToken::new()).await.is_err() {
+                    self.panicked.cancel();
+                }
                 return;
             }
             for tracker in [&service.tasks, &service.calls] {
@@ -282,9 +291,23 @@ impl Machine {
         });
     }
 
-    /// Ends all suspensions.
+    /// Cuts a replica off from the database for a while; it goes on with what it knows.
+    pub fn cut_off(&self, time: Duration) {
+        let Some(service) = self.one_of(self.living()) else { return };
+        self.trace.note(format!("a replica is cut off for {} ms", time.as_millis()));
+        service.fate.cut_off.store(true, Ordering::Relaxed);
+        tokio::spawn(async move {
+            tokio::time::sleep(time).await;
+            service.fate.cut_off.store(false, Ordering::Relaxed);
+        });
+    }
+
+    /// Ends all suspensions, and reaches the database with all replicas.
     pub fn resume_all(&self) {
-        self.living().iter().for_each(|service| service.fate.pause.end());
+        for service in self.living() {
+            service.fate.pause.end();
+            service.fate.cut_off.store(false, Ordering::Relaxed);
+        }
     }
 
     /// Starts the processes that do not run.

@@ -92,7 +92,6 @@ impl Wire for InProcessWire {
             None => Request::get(uri).body(Body::empty()),
         };
         let answered = async {
-            self.pause.over().await;
             let response = self.api.call(request.unwrap()).await.ok_or(Transport::Broken)?;
             let status = response.status().as_u16();
             let body = response.into_body().collect().await.map_err(|_| Transport::Broken)?;
@@ -101,6 +100,7 @@ impl Wire for InProcessWire {
         let exchange = body.filter(|_| target.starts_with(EXCHANGE));
         let exchange = exchange.map(|body| self.exchanges.begin(self.process, body));
         let answered = async {
+            self.pause.over().await;
             let answer = tokio::time::timeout(TIMEOUT, answered).await;
             self.pause.over().await;
             answer.unwrap_or(Err(Transport::Timeout))

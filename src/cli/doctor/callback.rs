@@ -7,9 +7,9 @@ use reqwest::header::{CONTENT_ENCODING, LOCATION};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Url};
 
-use super::super::admin::failure_reason;
+use super::super::admin::{failure_reason, read_body};
 use super::super::verify_url::sealed;
-use crate::config::{CallbackSecrets, Config};
+use crate::config::{CallbackIps, CallbackSecrets, Config};
 use crate::domain::finding::{Finding, FindingCode, FindingState, Raw, Subject, Todo};
 use crate::domain::ids::AppName;
 use crate::domain::text::{Text, text};
@@ -46,6 +46,8 @@ impl Outside<'_> {
         let mut findings = Vec::new();
         let Ok(client) = Client::builder()
             .no_proxy()
+            // Each as WeCom's, which sets up TLS anew.
+            .pool_max_idle_per_host(0)
             .redirect(Policy::none())
             .user_agent(USER_AGENT)
             .timeout(TIMEOUT)
@@ -73,6 +75,9 @@ impl Outside<'_> {
         let (code, subject) = (FindingCode::CallbackLocal, Subject::app(name));
         if !self.is_running {
             return Finding::skipped(code, subject, FindingCode::PortsListen);
+        }
+        if self.config.server.callback_ips == CallbackIps::Enforce {
+            return Finding::unknown(code, subject, only_wecom());
         }
         let base = match self.config.local_url() {
             Ok(base) => base,
@@ -110,6 +115,17 @@ impl Outside<'_> {
         if self.offline {
             return unknown(text!("not looked at: --offline", "未检查：--offline"));
         }
+        if self.config.server.callback_ips == CallbackIps::Enforce {
+            return unknown(only_wecom());
+        }
+        // An address with a path is that of one app or suite.
+        let is_of_another = |url: &&Url| {
+            let last = url.path().rsplit('/').next().unwrap_or_default();
+            !last.is_empty() && last != name.as_str() && self.config.callback_urls().count() > 1
+        };
+        if self.url.as_ref().is_some_and(is_of_another) {
+            return unknown(text!("not looked at: --url is that of another", "未检查：--url 是另一个的地址"));
+        }
         let Some(url) = self.url.cloned().or_else(|| self.config.callback_url(name)) else {
             return unknown(text!(
                 "it is not known how the service is reached from outside: set server.public_url, or pass --url",
@@ -124,7 +140,8 @@ impl Outside<'_> {
             if is_encrypted {
                 Finding::ok(code, subject.clone(), text!("{shown}: accepted here", "{shown}：本机接受"))
             } else {
-                Finding::skipped(code, subject.clone(), FindingCode::CallbackPublic)
+                let seen = text!("{shown} is reached without TLS", "{shown} 未使用 TLS");
+                Finding { state: FindingState::Skip, ..Finding::unknown(code, subject.clone(), seen) }
             }
         };
         let ok = |code, en: &str, zh: &str| Finding::ok(code, subject.clone(), text!("{en}", "{zh}"));
@@ -183,6 +200,14 @@ impl Outside<'_> {
     }
 }
 
+/// Why a trial says nothing.
+fn only_wecom() -> Text {
+    text!(
+        "server.callback_ips = enforce refuses everybody but WeCom",
+        "server.callback_ips = enforce 时，只接受来自企业微信的请求",
+    )
+}
+
 /// The findings about the way from outside that were not looked at.
 fn skipped(subject: &Subject, because_of: FindingCode) -> [Finding; 4] {
     [
@@ -205,13 +230,18 @@ fn in_time(code: FindingCode, subject: &Subject, took: Duration) -> Finding {
         "请缩短访问路径：TLS 建立也计入；企业微信一秒后放弃",
     );
     let finding = failed(code, subject.clone(), seen, todo);
-    Finding { state: if took > SLOW { FindingState::Fail } else { FindingState::Warn }, ..finding }
+    if took > SLOW {
+        return finding;
+    }
+    let means =
+        text!("the URL can be saved; above a second it could not", "可以保存 URL；超过一秒则无法保存",);
+    Finding { state: FindingState::Warn, means, ..finding }
 }
 
 fn failed(code: FindingCode, subject: Subject, seen: Text, todo: Text) -> Finding {
     let means = text!(
-        "WeCom does not save the URL, and its callbacks do not arrive",
-        "企业微信无法保存该 URL，回调也无法到达",
+        "WeCom does not save the URL, and sends callbacks only to one that it has saved",
+        "企业微信无法保存该 URL，而回调只发送到已保存的 URL",
     );
     let (state, since, raw) = (FindingState::Fail, None, Raw::default());
     Finding { code, state, subject, since, seen, raw, means, todo: Todo { text: todo } }
@@ -246,7 +276,7 @@ async fn try_out(
     let status = answer.status().as_u16();
     let header = |name| answer.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let (encoding, location) = (header(CONTENT_ENCODING), header(LOCATION));
-    let body = match answer.bytes().await {
+    let body = match read_body(answer).await {
         Ok(body) => body,
         Err(error) => return failed(&error),
     };
@@ -269,7 +299,8 @@ fn what(status: u16, body: &str, location: Option<&str>) -> Text {
     let is_page = body.trim_start().starts_with('<');
     match (status, location) {
         (300..400, location) => {
-            let to = location.unwrap_or_default();
+            // Without the query, which is ours.
+            let to = location.unwrap_or_default().split('?').next().unwrap_or_default();
             text!(
                 "{status}: redirected to {to}; WeCom does not follow",
                 "{status}：重定向到 {to}；企业微信不会跟随"

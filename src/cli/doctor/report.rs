@@ -15,6 +15,8 @@ use crate::domain::text::{Text, text};
 pub(super) struct Report {
     findings: Vec<Value>,
     has_service: bool,
+    /// Whether what is asked for could not be looked at.
+    pub(super) could_not_look: bool,
 }
 
 /// The states, each with its sign.
@@ -48,10 +50,6 @@ impl Report {
         self
     }
 
-    pub(super) const fn is_empty(&self) -> bool {
-        self.findings.is_empty()
-    }
-
     fn count(&self, state: &str) -> usize {
         self.findings.iter().filter(|finding| finding["state"] == state).count()
     }
@@ -75,7 +73,8 @@ impl Report {
         let (mut lines, mut area) = (Vec::new(), None);
         for finding in &self.findings {
             let code = finding["code"].as_str().unwrap_or_default();
-            let of_area = code.split('.').next();
+            // Those about callback URLs are about callbacks, too.
+            let of_area = code.split('.').next().map(|area| if area == "app" { "callback" } else { area });
             if area != of_area {
                 lines.extend(area.map(|_| String::new()));
                 lines.push(area_name(of_area.unwrap_or_default(), lang));
@@ -86,8 +85,8 @@ impl Report {
         lines.push(String::new());
         let [ok, warn, fail, skip, unknown] = SIGNS.map(|(state, _)| self.count(state));
         let summary = text!(
-            "{fail} failed, {warn} warnings, {ok} ok, {skip} skipped, {unknown} unknown",
-            "{fail} 项失败，{warn} 项警告，{ok} 项正常，{skip} 项跳过，{unknown} 项未知"
+            "failed: {fail}, warnings: {warn}, ok: {ok}, skipped: {skip}, unknown: {unknown}",
+            "失败 {fail}，警告 {warn}，正常 {ok}，跳过 {skip}，未知 {unknown}"
         );
         lines.extend(lang.lines(&summary));
         lines
@@ -105,7 +104,7 @@ fn area_name(area: &str, lang: Lang) -> String {
         "store" => text!("Store", "存储"),
         "wecom" => text!("WeCom", "企业微信"),
         "suite" => text!("Suites", "模版"),
-        "callback" | "app" => text!("Callbacks", "回调"),
+        "callback" => text!("Callbacks", "回调"),
         "sink" => text!("Sinks", "推送目标"),
         other => text!("{other}", "{other}"),
     };
@@ -150,6 +149,8 @@ fn lines_of(code: &str, finding: &Value, lang: Lang) -> Vec<String> {
     lines.extend(place.map(|place| format!("            {}", plain(place))));
     let commands = todo["commands"].as_array().into_iter().flatten().filter_map(Value::as_str);
     lines.extend(commands.map(|command| format!("            $ {}", plain(command))));
-    lines.push(format!("            {code}: {}", plain(todo["link"].as_str().unwrap_or_default())));
+    let link = plain(todo["link"].as_str().unwrap_or_default());
+    let link = if lang == Lang::Zh { link.replacen("docs/", "docs/zh/", 1) } else { link };
+    lines.push(format!("            {code}: {link}"));
     lines
 }

@@ -18,9 +18,13 @@ pub struct ServiceFacts<'a> {
     pub checkpoints: Option<Option<String>>,
     /// Calls to WeCom since the start.
     pub calls: u64,
+    /// Why the last of them had no answer, and how many in a row had none.
+    pub unanswered: Option<(String, u64)>,
+    /// Whether the lists of dealers were read since the start.
+    pub lists_read: bool,
     /// The apps that are served.
     pub apps: Vec<ServedApp<'a>>,
-    /// Callbacks since the start that were accepted, and that were refused.
+    /// Callbacks and URL checks since the start that were genuine, and that were refused.
     pub accepted: u64,
     /// See above.
     pub refused: u64,
@@ -37,6 +41,10 @@ pub struct ServiceFacts<'a> {
 pub struct ServedApp<'a> {
     /// The app.
     pub app: &'a AppName,
+    /// Whether it is an agency-developed app. What WeCom refuses of those is a finding about their suite.
+    pub is_agency: bool,
+    /// Whether the brand is known; that of an agency-developed app has to authorise it.
+    pub has_brand: bool,
     /// The calls that are held back after failures.
     pub held_back: Vec<HeldBackCalls>,
     /// Its dealers that WeCom lists.
@@ -50,8 +58,10 @@ pub struct ServedApp<'a> {
 pub struct HeldBackCalls {
     /// The corp whose customers they are about, if they are about one corp, and its name.
     pub corp: Option<(CorpId, Option<String>)>,
-    /// WeCom's code; `None` without an answer.
+    /// WeCom's code; `None` if it gave none.
     pub errcode: Option<i64>,
+    /// Whether the code means that somebody has to correct a setting.
+    pub is_setting: bool,
     /// The last failure.
     pub reason: String,
     /// Since when.
@@ -93,7 +103,7 @@ pub fn service_findings(facts: &ServiceFacts<'_>) -> Vec<Finding> {
     let is_reachable = !reachable.is_trouble();
     findings.push(reachable);
     for app in &facts.apps {
-        findings.extend(of_app(app, facts.calls, is_reachable));
+        findings.extend(of_app(app, facts, is_reachable));
     }
     findings.push(callbacks(facts));
     for sink in &facts.sinks {
@@ -138,7 +148,7 @@ fn damaged(facts: &ServiceFacts<'_>) -> Finding {
         state: FindingState::Fail,
         subject: Subject::default(),
         since: None,
-        seen: text!("{records} damaged records since the start", "启动以来发现 {records} 条损坏的记录"),
+        seen: text!("damaged records since the start: {records}", "启动以来发现 {records} 条损坏的记录"),
         raw: Raw::default(),
         means: text!("what they hold is skipped", "这些记录被跳过"),
         todo: Todo {
@@ -175,26 +185,29 @@ fn log(facts: &ServiceFacts<'_>) -> Option<Finding> {
     })
 }
 
+/// Calls without an answer in a row after which it is no hiccup.
+const UNANSWERED_MAX: u64 = 3;
+
 fn reachable(facts: &ServiceFacts<'_>) -> Finding {
-    let unanswered: Vec<_> =
-        facts.apps.iter().flat_map(|app| &app.held_back).filter(|calls| calls.errcode.is_none()).collect();
-    let Some(newest) = unanswered.iter().max_by_key(|calls| calls.since) else {
-        let calls = facts.calls;
+    let calls = facts.calls;
+    let Some((reason, count)) = &facts.unanswered else {
         return if calls == 0 {
             let why = text!("no call has been made yet", "尚未调用企业微信");
             Finding::unknown(Code::Reachable, Subject::default(), why)
         } else {
-            let seen = text!("{calls} calls since the start", "启动以来调用 {calls} 次");
+            let seen = text!("calls since the start: {calls}", "启动以来调用 {calls} 次");
             Finding::ok(Code::Reachable, Subject::default(), seen)
         };
     };
-    let reason = &newest.reason;
     Finding {
         code: Code::Reachable,
-        state: FindingState::Fail,
+        state: if *count < UNANSWERED_MAX { FindingState::Warn } else { FindingState::Fail },
         subject: Subject::default(),
-        since: unanswered.iter().map(|calls| calls.since).min(),
-        seen: text!("a call has failed: {reason}", "调用失败：{reason}"),
+        since: None,
+        seen: text!(
+            "calls without an answer in a row: {count}; the last: {reason}",
+            "连续 {count} 次调用没有响应，最近一次：{reason}",
+        ),
         raw: Raw::default(),
         means: text!(
             "calls are held back and tried again; callbacks are accepted and wait, nothing is lost",
@@ -219,15 +232,20 @@ const fn cause(errcode: i64) -> Code {
     }
 }
 
-fn of_app(app: &ServedApp<'_>, calls: u64, is_reachable: bool) -> Vec<Finding> {
+fn of_app(app: &ServedApp<'_>, facts: &ServiceFacts<'_>, is_reachable: bool) -> Vec<Finding> {
     let subject = || Subject::app(app.app);
     let mut findings = Vec::new();
     let mut failed = (!is_reachable).then_some(Code::Reachable);
-    for code in [Code::WecomTrustedIp, Code::WecomToken, Code::WecomPermission, Code::WecomCalls] {
+    let codes: &[Code] = if app.is_agency {
+        &[]
+    } else {
+        &[Code::WecomTrustedIp, Code::WecomToken, Code::WecomPermission, Code::WecomCalls]
+    };
+    for code in codes.iter().copied() {
         let of_code: Vec<_> = app
             .held_back
             .iter()
-            .filter(|calls| calls.errcode.is_some_and(|errcode| cause(errcode) == code))
+            .filter(|calls| calls.errcode.map_or(Code::WecomCalls, cause) == code)
             .collect();
         let skipped_for = failed.filter(|failed| code.depends_on().contains(failed));
         findings.push(match (refused(code, app, &of_code), skipped_for) {
@@ -239,13 +257,13 @@ fn of_app(app: &ServedApp<'_>, calls: u64, is_reachable: bool) -> Vec<Finding> {
                 finding
             }
             (None, Some(cause)) => Finding::skipped(code, subject(), cause),
-            (None, None) if calls == 0 => {
+            (None, None) if facts.calls == 0 => {
                 Finding::unknown(code, subject(), text!("no call has been made yet", "尚未调用企业微信"))
             }
             (None, None) => Finding::ok(code, subject(), text!("no call was refused", "没有调用被拒绝")),
         });
     }
-    findings.push(shared(app, failed));
+    findings.push(shared(app, failed, facts.lists_read));
     findings.push(silence(app));
     findings.push(quota(app));
     findings
@@ -276,7 +294,7 @@ fn refused(code: Code, app: &ServedApp<'_>, calls: &[&HeldBackCalls]) -> Option<
         subject = Subject { corp_id, corp_name, ..subject };
         let Text { en, zh } = corps.some();
         (
-            text!("WeCom refuses calls for {en}: {reason}", "企业微信拒绝针对 {zh} 的调用：{reason}"),
+            text!("calls for {en} are held back: {reason}", "针对 {zh} 的调用被暂停：{reason}"),
             text!(
                 "the customers of these dealers wait; the others go on",
                 "这些经销商的客户等待处理；其他经销商不受影响",
@@ -286,7 +304,11 @@ fn refused(code: Code, app: &ServedApp<'_>, calls: &[&HeldBackCalls]) -> Option<
     let wait = || text!("wait: the calls are tried again by themselves", "请等待，将自动重试");
     Some(Finding {
         code,
-        state: if is_of_app && code != Code::WecomCalls { FindingState::Fail } else { FindingState::Warn },
+        state: if is_of_app && (newest.is_setting || code != Code::WecomCalls) {
+            FindingState::Fail
+        } else {
+            FindingState::Warn
+        },
         subject,
         since: calls.iter().map(|calls| calls.since).min(),
         seen,
@@ -296,14 +318,21 @@ fn refused(code: Code, app: &ServedApp<'_>, calls: &[&HeldBackCalls]) -> Option<
     })
 }
 
-fn shared(app: &ServedApp<'_>, failed: Option<Code>) -> Finding {
+fn shared(app: &ServedApp<'_>, failed: Option<Code>, lists_read: bool) -> Finding {
     let (name, count) = (app.app, app.dealers.len());
     if count > 0 {
-        let seen = text!("WeCom lists {count} dealers", "企业微信列出 {count} 家经销商");
+        let seen = text!("dealers that WeCom lists: {count}", "企业微信列出 {count} 家经销商");
         return Finding::ok(Code::ShareList, Subject::app(name), seen);
     }
     if let Some(cause) = failed.filter(|failed| Code::ShareList.depends_on().contains(failed)) {
         return Finding::skipped(Code::ShareList, Subject::app(name), cause);
+    }
+    if !app.has_brand {
+        return Finding::skipped(Code::ShareList, Subject::app(name), Code::AppWaiting);
+    }
+    if !lists_read {
+        let why = text!("the list has not been read yet", "尚未读取列表");
+        return Finding::unknown(Code::ShareList, Subject::app(name), why);
     }
     Finding {
         code: Code::ShareList,
@@ -326,7 +355,7 @@ fn silence(app: &ServedApp<'_>) -> Finding {
     let silent: Vec<_> = app.dealers.iter().filter(|dealer| dealer.silent_since.is_some()).collect();
     if silent.is_empty() {
         let count = app.dealers.len();
-        let seen = text!("none of {count} dealers is silent", "{count} 家经销商中没有沉默的");
+        let seen = text!("dealers: {count}, none of them silent", "{count} 家经销商，没有沉默的");
         return Finding::ok(Code::DealerSilence, Subject::app(app.app), seen);
     }
     let corps = CorpNames::of(silent.iter().map(|dealer| (dealer.corp_id, Some(dealer.name))));
@@ -381,13 +410,15 @@ fn quota(app: &ServedApp<'_>) -> Finding {
 fn callbacks(facts: &ServiceFacts<'_>) -> Finding {
     let ServiceFacts { accepted, refused, last_event_at, .. } = facts;
     if *accepted == 0 && *refused > 0 {
+        // Once they have arrived, it may be somebody else who is refused.
+        let state = if last_event_at.is_some() { FindingState::Warn } else { FindingState::Fail };
         return Finding {
             code: Code::CallbackSeen,
-            state: FindingState::Fail,
+            state,
             subject: Subject::default(),
             since: None,
             seen: text!(
-                "{refused} callbacks were refused since the start, and none was accepted",
+                "callbacks that were refused since the start: {refused}; accepted: none",
                 "启动以来拒绝了 {refused} 条回调，没有接受任何一条",
             ),
             raw: Raw::default(),
@@ -406,7 +437,7 @@ fn callbacks(facts: &ServiceFacts<'_>) -> Finding {
         return Finding::ok(Code::CallbackSeen, Subject::default(), seen);
     }
     if *accepted > 0 {
-        let seen = text!("{accepted} callbacks since the start", "启动以来接受了 {accepted} 条回调");
+        let seen = text!("callbacks since the start: {accepted}", "启动以来接受了 {accepted} 条回调");
         return Finding::ok(Code::CallbackSeen, Subject::default(), seen);
     }
     Finding {
@@ -429,11 +460,16 @@ fn callbacks(facts: &ServiceFacts<'_>) -> Finding {
     }
 }
 
+/// Whether a receiver does not accept who delivers: HTTP 401 or 403.
+fn is_refused_login(reason: &str) -> bool {
+    let mut words = reason.split(|c: char| !c.is_ascii_alphanumeric());
+    words.any(|word| matches!(word, "401" | "403"))
+}
+
 fn of_sink(sink: &SinkFacts, feed_kept_secs: i64) -> [Finding; 3] {
     let SinkFacts { name, failing, is_disabled, lag: (entries, seconds) } = sink;
     let subject = || Subject { sink: Some(name.clone()), ..Subject::default() };
-    let is_refusal =
-        failing.as_ref().is_some_and(|(reason, _)| ["401", "403"].iter().any(|code| reason.contains(code)));
+    let is_refusal = !is_disabled && failing.as_ref().is_some_and(|(reason, _)| is_refused_login(reason));
     let trouble = |code, state, todo| {
         let (reason, since) = failing.clone().unwrap_or_default();
         Finding {
@@ -478,7 +514,7 @@ fn of_sink(sink: &SinkFacts, feed_kept_secs: i64) -> [Finding; 3] {
     };
     let is_behind = *entries > 0 && *seconds > feed_kept_secs / 2;
     let seen = text!(
-        "{entries} entries wait, the oldest for {seconds} s",
+        "entries that wait: {entries}; the oldest for {seconds} s",
         "{entries} 条等待推送，最早的已等待 {seconds} 秒"
     );
     let lag = if is_behind {

@@ -8,8 +8,11 @@ use async_trait::async_trait;
 use tokio_postgres::Client;
 
 use super::connection::Connection;
-use super::server::{Notices, Server};
+use super::server::{Notices, Server, Unreachable};
 use crate::store::shared::database::{Database, Listener, Notified, Session, Trouble};
+
+/// A notification that takes longer is given up, with its connection.
+const NOTIFIED_WITHIN: Duration = Duration::from_secs(1);
 
 /// How replicas learn of each other's commits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,14 +55,18 @@ impl Database for PostgresDatabase {
     }
 
     async fn notify(&self) -> Result<(), Trouble> {
+        if self.notify == Notify::Poll {
+            return Ok(());
+        }
         let mut notifying = self.notifying.lock().await;
-        // Kept only once it has done what it is for: the caller may give it up.
         let kept = notifying.take().filter(|client| !client.is_closed());
         let client = match kept {
             Some(client) => client,
             None => self.listening.connect().await?.0,
         };
-        client.batch_execute(&format!("NOTIFY {}", channel(&self.server))).await?;
+        let text = format!("NOTIFY {}", channel(&self.server));
+        let sent = tokio::time::timeout(NOTIFIED_WITHIN, client.batch_execute(&text)).await;
+        sent.map_err(|_| Unreachable::Silent)??;
         *notifying = Some(client);
         Ok(())
     }

@@ -141,8 +141,10 @@ impl State {
 
     /// Looks whether other replicas have committed something.
     async fn look(&self, connection: &dyn Session) -> Result<(), Trouble> {
+        let before = *lock(&self.followed);
         if let Some((seq, meta)) = connection.head().await?
-            && seq != *lock(&self.followed)
+            && seq != before
+            && !self.may_be_own(seq, before)
         {
             let heeded = self.read_told(connection, seq, None).await?;
             // A damaged one is reported by whoever writes.
@@ -154,6 +156,12 @@ impl State {
         }
         self.answered();
         Ok(())
+    }
+
+    /// Whether a commit may be one of this replica, whose writer notes it itself: it has gone on since `before`, or is about
+    /// to commit.
+    fn may_be_own(&self, seq: i64, before: i64) -> bool {
+        *lock(&self.followed) != before || (self.is_committing() && seq <= before + 1)
     }
 
     pub(super) fn counts_now(&self) -> Counts {
@@ -200,8 +208,8 @@ pub(super) async fn notify(database: Arc<dyn Database>, state: Arc<State>) {
             continue;
         }
         // Those who hear nothing look every second.
-        if !matches!(tokio::time::timeout(LOOK_EVERY, database.notify()).await, Ok(Ok(()))) {
-            tracing::debug!("other replicas were not notified");
+        if let Err(error) = database.notify().await {
+            tracing::debug!(%error, "other replicas were not notified");
         }
         tokio::time::sleep(NOTIFY_EVERY).await;
     }

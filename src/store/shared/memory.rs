@@ -262,6 +262,7 @@ impl Database for Connected {
             number: number.await?,
             connected: self.clone(),
             is_closed: AtomicBool::new(false),
+            is_writing: AtomicBool::new(false),
             has_warned: AtomicBool::new(false),
             snapshot: Mutex::default(),
         }))
@@ -287,6 +288,8 @@ struct MemorySession {
     number: u64,
     connected: Connected,
     is_closed: AtomicBool,
+    /// Whether it is in a transaction that writes.
+    is_writing: AtomicBool,
     has_warned: AtomicBool,
     /// What a transaction that reads sees.
     snapshot: Mutex<Option<Arc<Table>>>,
@@ -305,7 +308,13 @@ impl MemorySession {
         }
         let answer = {
             let mut kept = memory.kept();
-            let answer = what(&mut kept);
+            // Another one may have begun: this session was ended for that.
+            let is_ended = self.is_writing.load(Relaxed)
+                && kept.writing.is_none_or(|(session, _)| session != self.number);
+            if is_ended {
+                self.is_closed.store(true, Relaxed);
+            }
+            let answer = if is_ended { Err(lost()) } else { what(&mut kept) };
             if let Some((session, since)) = &mut kept.writing
                 && *session == self.number
             {
@@ -333,6 +342,7 @@ impl MemorySession {
     }
 
     fn end(&self, kept: &mut Kept) {
+        self.is_writing.store(false, Relaxed);
         if kept.writing.is_some_and(|(session, _)| session == self.number) {
             kept.writing = None;
             self.connected.memory.is_free.notify_waiters();
@@ -358,6 +368,7 @@ impl MemorySession {
                     }
                     _ => {
                         kept.writing = Some((self.number, now));
+                        self.is_writing.store(true, Relaxed);
                         return Ok(());
                     }
                 }
@@ -411,7 +422,8 @@ impl Session for MemorySession {
     }
 
     async fn read_on(&self, wanted: Wanted) -> Result<Fetched, Trouble> {
-        self.ask(Asked::Read, |kept| {
+        let asked = if self.is_writing.load(Relaxed) { Asked::Begin } else { Asked::Read };
+        self.ask(asked, |kept| {
             let rows = self.snapshot().clone().unwrap_or_else(|| kept.rows.clone());
             Ok(fetch(&rows, &kept.head, wanted))
         })
@@ -440,11 +452,6 @@ impl Session for MemorySession {
 
     async fn commit(&self, commit: NewCommit<'_>, writes: &Batch, _: &Known) -> Result<(), Trouble> {
         self.ask(Asked::Commit, |kept| {
-            // Another one may have begun: this session was ended for that.
-            if kept.writing.is_none_or(|(session, _)| session != self.number) {
-                self.is_closed.store(true, Relaxed);
-                return Err(lost());
-            }
             let NewCommit { seq, id, meta, told } = commit;
             if kept.commits.contains_key(&seq) {
                 self.end(kept);

@@ -70,7 +70,10 @@ impl RowStore<Shared> {
         *lock(&state.followed) = seq;
         let (jobs, inbox) = mpsc::channel(WAITING_MAX);
         let leases = leases(state.clone(), Telling { state: state.clone(), jobs: jobs.downgrade() });
-        leases.read_clock().await.map_err(NotOpened::Content)?;
+        leases.read_clock().await.map_err(|error| match error {
+            StoreError::Unavailable(reason) => NotOpened::Database(Trouble { reason, is_refusal: false }),
+            error => NotOpened::Content(error),
+        })?;
         let writer =
             Writer { database: database.clone(), state: state.clone(), connection: Some(connection), meta };
         let writing = tokio::spawn(watched("the writer", writer.serve(inbox), state.clone()));

@@ -110,6 +110,11 @@ impl State {
         *lock(&self.gave_up_at) = (!is_committed).then(Instant::now);
     }
 
+    /// Whether the writer tries to commit a group.
+    pub(super) fn is_committing(&self) -> bool {
+        lock(&self.committing_since).is_some()
+    }
+
     /// Whether a commit takes too long: its standby is gone, say.
     pub(super) fn is_stuck(&self) -> bool {
         let takes_long = lock(&self.committing_since).is_some_and(|since| since.elapsed() > AWAY_AFTER);

@@ -66,6 +66,29 @@ pub(super) struct Writer {
     pub(super) meta: Meta,
 }
 
+/// Signals that are told with a commit. Unless it is known that they [are told](Self::are_told), they go back: also if the
+/// attempt is given up.
+struct TakenSignals<'a> {
+    state: &'a State,
+    signals: Vec<String>,
+}
+
+impl<'a> TakenSignals<'a> {
+    fn take(state: &'a State) -> Self {
+        Self { state, signals: std::mem::take(&mut *lock(&state.signals)) }
+    }
+
+    fn are_told(mut self) {
+        self.signals.clear();
+    }
+}
+
+impl Drop for TakenSignals<'_> {
+    fn drop(&mut self) {
+        lock(&self.state.signals).append(&mut self.signals);
+    }
+}
+
 /// What a group has come to.
 struct Outcome {
     writes: Batch,
@@ -245,19 +268,19 @@ impl Writer {
         written: &Batch,
         (writes, known): (&Batch, &Known),
     ) -> Result<(), Failure> {
-        let signals = std::mem::take(&mut *lock(&self.state.signals));
-        let told = self.state.has_others().then(|| Told { keys: told_keys(written), signals });
+        let taken = self.state.has_others().then(|| TakenSignals::take(&self.state));
+        let told =
+            taken.as_ref().map(|taken| Told { keys: told_keys(written), signals: taken.signals.clone() });
         // What it said before is about something else.
         connection.take_warning();
-        let committed = connection.commit(NewCommit { told: told.as_ref(), ..new }, writes, known).await;
-        let result = match committed {
-            Ok(()) if connection.take_warning() => Err(Failure::Warned),
-            committed => committed.map_err(Failure::Database),
-        };
-        if let (Err(_), Some(told)) = (&result, told) {
-            lock(&self.state.signals).extend(told.signals);
+        connection.commit(NewCommit { told: told.as_ref(), ..new }, writes, known).await?;
+        if connection.take_warning() {
+            return Err(Failure::Warned);
         }
-        result
+        if let Some(taken) = taken {
+            taken.are_told();
+        }
+        Ok(())
     }
 
     /// Makes known what was committed.

@@ -30,6 +30,7 @@ impl Known {
         let facts = ServiceFacts {
             checkpoints: Some(None),
             calls: 7,
+            lists_read: true,
             accepted: 3,
             last_event_at: Some(NOW),
             sinks: vec![sink],
@@ -55,6 +56,7 @@ impl Known {
         let calls = HeldBackCalls {
             corp: of.map(|id| (corp(id), Some("上海一店".to_owned()))),
             errcode,
+            is_setting: errcode == Some(50_003),
             reason: "it was refused".to_owned(),
             since: NOW,
             remedy: None,
@@ -81,6 +83,8 @@ impl Known {
         });
         let served = ServedApp {
             app,
+            is_agency: false,
+            has_brand: true,
             held_back: held_back.clone(),
             dealers: dealers.collect(),
             used_up: used_up.clone(),
@@ -99,6 +103,10 @@ impl Known {
     }
 }
 
+fn unanswered(count: u64) -> Known {
+    Known::with(|known| known.facts.unanswered = Some(("no answer in time".to_owned(), count)))
+}
+
 #[test]
 fn each_cause_is_named_and_says_in_both_languages_what_it_means_and_what_to_do() {
     use FindingState::{Fail, Warn};
@@ -110,7 +118,10 @@ fn each_cause_is_named_and_says_in_both_languages_what_it_means_and_what_to_do()
             Code::StoreLog,
             Warn,
         ),
-        (Known::refused(None, None), Code::Reachable, Fail),
+        (unanswered(3), Code::Reachable, Fail),
+        (unanswered(1), Code::Reachable, Warn),
+        (Known::refused(None, Some("wpA")), Code::WecomCalls, Warn),
+        (Known::refused(Some(50_003), None), Code::WecomCalls, Fail),
         (Known::refused(Some(60_020), None), Code::WecomTrustedIp, Fail),
         (Known::refused(Some(40_001), None), Code::WecomToken, Fail),
         (Known::refused(Some(48_002), None), Code::WecomPermission, Fail),
@@ -119,7 +130,14 @@ fn each_cause_is_named_and_says_in_both_languages_what_it_means_and_what_to_do()
         (Known::with(|known| known.dealers.clear()), Code::ShareList, Fail),
         (Known::with(|known| known.dealers[0].1 = Some(NOW)), Code::DealerSilence, Warn),
         (Known::with(|known| known.used_up.push(("unionid_to_pending_id", NOW))), Code::WecomQuota, Warn),
-        (Known::with(|known| (known.facts.accepted, known.facts.refused) = (0, 3)), Code::CallbackSeen, Fail),
+        (Known::with(|known| (known.facts.accepted, known.facts.refused) = (0, 3)), Code::CallbackSeen, Warn),
+        (
+            Known::with(|known| {
+                (known.facts.accepted, known.facts.refused, known.facts.last_event_at) = (0, 3, None);
+            }),
+            Code::CallbackSeen,
+            Fail,
+        ),
         (
             Known::with(|known| (known.facts.accepted, known.facts.last_event_at) = (0, None)),
             Code::CallbackSeen,
@@ -144,6 +162,11 @@ fn a_healthy_service_has_no_finding_and_one_that_has_just_started_does_not_know_
     let healthy = Known::healthy();
     assert!(healthy.findings().iter().all(|finding| finding.state == FindingState::Ok));
     assert_eq!(Verdict::of(&healthy.findings()), Verdict::Ok);
+    let unread = Known::with(|known| {
+        known.facts.lists_read = false;
+        known.dealers.clear();
+    });
+    assert_eq!(unread.state_of(Code::ShareList), FindingState::Unknown);
     let started = Known::with(|known| known.facts.calls = 0);
     for code in [Code::Reachable, Code::WecomTrustedIp, Code::WecomToken, Code::WecomPermission] {
         assert_eq!(started.state_of(code), FindingState::Unknown, "{code:?}");
@@ -153,7 +176,7 @@ fn a_healthy_service_has_no_finding_and_one_that_has_just_started_does_not_know_
 #[test]
 fn what_depends_on_a_cause_that_fails_is_skipped_and_names_it() {
     for (known, cause, skipped) in [
-        (Known::refused(None, None), Code::Reachable, [Code::WecomTrustedIp, Code::WecomToken].as_slice()),
+        (unanswered(3), Code::Reachable, [Code::WecomTrustedIp, Code::WecomToken].as_slice()),
         (
             Known::refused(Some(60_020), None),
             Code::WecomTrustedIp,
@@ -175,8 +198,8 @@ fn what_depends_on_a_cause_that_fails_is_skipped_and_names_it() {
     no_dealer(&mut refused);
     assert_eq!(refused.state_of(Code::ShareList), FindingState::Skip);
     // A dealer's refusal hides nothing.
-    let of_dealer = Known::refused(Some(48_002), Some("wpA"));
-    assert_eq!(of_dealer.state_of(Code::WecomCalls), FindingState::Ok);
+    let of_dealer = Known::refused(Some(60_020), Some("wpA"));
+    assert_eq!(of_dealer.state_of(Code::WecomToken), FindingState::Ok);
 }
 
 #[test]

@@ -18,15 +18,25 @@ use super::view::HeldBack;
 use super::{quotas, suites_and_findings};
 use crate::domain::dealer::DealerState;
 use crate::domain::finding::{
-    Finding, FindingView, HeldBackCalls, ServedApp, ServedDealer, ServiceFacts, SinkFacts, Verdict,
-    service_findings,
+    Finding, FindingCode, FindingView, HeldBackCalls, ServedApp, ServedDealer, ServiceFacts, SinkFacts,
+    Verdict, service_findings,
 };
 use crate::domain::ids::{AppName, SinkName};
 use crate::domain::time::Timestamp;
 use crate::http::problem::Problem;
 use crate::store::DealerRow;
 use crate::telemetry::metrics::CallbackOutcome;
-use crate::wecom::{Api, Development, remedy_for};
+use crate::wecom::{Api, Class, Development, class, remedy_for};
+
+/// The outcomes of callbacks and URL checks that come from WeCom.
+const GENUINE: [CallbackOutcome; 6] = [
+    CallbackOutcome::Accepted,
+    CallbackOutcome::Duplicate,
+    CallbackOutcome::Ignored,
+    CallbackOutcome::Quarantined,
+    CallbackOutcome::Misplaced,
+    CallbackOutcome::Verified,
+];
 
 /// How the service is.
 #[derive(Serialize, ToSchema)]
@@ -56,7 +66,11 @@ pub(in super::super) struct Report {
 ))]
 pub(in super::super) async fn diagnose(State(state): Shared) -> Result<Json<Report>, Problem> {
     let now = state.clock.now();
-    let mut findings = of_service(&state).await?;
+    let mut findings = match (state.store.ready(), of_service(&state).await) {
+        (Ok(()), Ok(facts)) => facts,
+        (Ok(()), Err(problem)) => not_ready(problem.detail().to_owned()),
+        (Err(error), _) => not_ready(error.to_string()),
+    };
     findings.extend(suites_and_findings(&state, now).1);
     findings.sort_by_key(|finding| finding.code);
     Ok(Json(Report {
@@ -66,6 +80,12 @@ pub(in super::super) async fn diagnose(State(state): Shared) -> Result<Json<Repo
         vantage: "service",
         findings: findings.into_iter().map(Into::into).collect(),
     }))
+}
+
+/// What is known while the store cannot be read.
+fn not_ready(reason: String) -> Vec<Finding> {
+    let facts = ServiceFacts { not_ready: Some(reason), ..ServiceFacts::default() };
+    service_findings(&facts).into_iter().filter(|finding| finding.code == FindingCode::StoreReady).collect()
 }
 
 /// The findings about the service itself.
@@ -94,7 +114,7 @@ async fn of_service(state: &AdminState) -> Result<Vec<Finding>, Problem> {
     let last_event_at =
         dealers.iter().flat_map(|(_, rows)| rows).filter_map(|row| row.activity.last_event_at).max();
     let facts = ServiceFacts {
-        not_ready: state.store.ready().err().map(|error| error.to_string()),
+        not_ready: None,
         damaged_records: state.store.damaged_records() as u64,
         checkpoints: state.store.log_status().map(|log| log.checkpoint_failure),
         calls: Api::VARIANTS.iter().map(|api| state.metrics.calls_of(*api)).sum(),
@@ -103,15 +123,20 @@ async fn of_service(state: &AdminState) -> Result<Vec<Finding>, Problem> {
             .map(|(app, rows)| {
                 let held_back = paused.iter().filter(|calls| calls.app == *app);
                 let used_up = quotas.iter().filter(|quota| quota.app == *app);
+                let is_agency = state.apps.agency().iter().any(|agency| agency.app == *app);
                 ServedApp {
                     app,
+                    is_agency,
+                    has_brand: state.apps.corp_of(app).is_some(),
                     held_back: held_back.map(|calls| state.held_back_calls(calls)).collect(),
                     dealers: rows.iter().map(served).collect(),
                     used_up: used_up.filter_map(|quota| Some((quota.api, quota.blocked_until?))).collect(),
                 }
             })
             .collect(),
-        accepted: callbacks(CallbackOutcome::Accepted) + callbacks(CallbackOutcome::Duplicate),
+        unanswered: state.metrics.unanswered_calls(),
+        lists_read: state.metrics.calls_of(Api::ListAppShareInfo) > 0,
+        accepted: GENUINE.into_iter().map(callbacks).sum(),
         refused: callbacks(CallbackOutcome::Refused),
         last_event_at,
         sinks,
@@ -135,6 +160,7 @@ impl AdminState {
         HeldBackCalls {
             corp: calls.corp_id.clone().map(|corp_id| (corp_id, calls.corp_name.clone())),
             errcode: calls.errcode,
+            is_setting: calls.errcode.is_some_and(|errcode| class(errcode) == Class::Configuration),
             reason: calls.reason.clone(),
             since: calls.since,
             remedy: calls.errcode.map(|errcode| text(remedy_for(errcode, development))),
