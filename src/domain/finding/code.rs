@@ -188,7 +188,7 @@ impl FindingCode {
     #[must_use]
     pub const fn depends_on(self) -> &'static [Self] {
         match self {
-            Self::WecomTrustedIp => &[Self::Reachable],
+            Self::WecomTrustedIp | Self::WecomCalls => &[Self::Reachable],
             Self::WecomToken => &[Self::Reachable, Self::WecomTrustedIp],
             Self::WecomPermission | Self::ShareList => {
                 &[Self::Reachable, Self::WecomTrustedIp, Self::WecomToken]

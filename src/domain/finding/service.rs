@@ -246,6 +246,8 @@ fn of_app(app: &ServedApp<'_>, facts: &ServiceFacts<'_>, is_reachable: bool) -> 
             .held_back
             .iter()
             .filter(|calls| calls.errcode.map_or(Code::WecomCalls, cause) == code)
+            // What has no answer is said once.
+            .filter(|calls| calls.errcode.is_some() || is_reachable)
             .collect();
         let skipped_for = failed.filter(|failed| code.depends_on().contains(failed));
         findings.push(match (refused(code, app, &of_code), skipped_for) {
@@ -280,10 +282,7 @@ fn refused(code: Code, app: &ServedApp<'_>, calls: &[&HeldBackCalls]) -> Option<
     let mut subject = Subject::app(name);
     let (seen, means) = if is_of_app {
         (
-            text!(
-                "WeCom refuses calls of the app {name}: {reason}",
-                "企业微信拒绝应用 {name} 的调用：{reason}"
-            ),
+            text!("calls of the app {name} are held back: {reason}", "应用 {name} 的调用被暂停：{reason}"),
             text!(
                 "the calls of the app wait; callbacks are accepted and nothing is lost",
                 "该应用的调用暂停；回调照常接收，不会丢失",

@@ -87,7 +87,6 @@ pub struct FindingView {
     #[schema(value_type = String, example = "suite.app_waiting")]
     code: FindingCode,
     /// How it is.
-    #[schema(inline)]
     state: FindingState,
     /// What it is about.
     subject: Subject,
@@ -118,7 +117,8 @@ struct TodoView {
     /// Commands that help.
     commands: Vec<String>,
     /// Where in WeCom's console; empty if it is not there.
-    r#where: &'static str,
+    #[serde(rename = "where")]
+    place: &'static str,
     /// Where the documents say more.
     #[schema(example = "docs/troubleshooting.md#suiteapp_waiting")]
     link: String,
@@ -132,7 +132,7 @@ impl From<Finding> for FindingView {
             FindingState::Ok | FindingState::Skip | FindingState::Unknown => (&[] as &[&str], ""),
         };
         let commands = commands.iter().map(|command| (*command).to_owned()).collect();
-        let todo = TodoView { text, commands, r#where: place, link: code.link() };
+        let todo = TodoView { text, commands, place, link: code.link() };
         let (checked, depends_on) = (code.checked(), code.depends_on());
         Self { code, state, subject, since, checked, seen, means, todo, depends_on, raw }
     }

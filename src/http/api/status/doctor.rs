@@ -47,7 +47,6 @@ pub(in super::super) struct Report {
     #[schema(value_type = String, format = DateTime)]
     checked_at: Timestamp,
     /// The worst of the findings.
-    #[schema(inline)]
     verdict: Verdict,
     /// Who has looked: the service itself.
     #[schema(example = "service")]
