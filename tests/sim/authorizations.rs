@@ -81,7 +81,9 @@ impl Schedule {
     pub async fn note_ends(&mut self) {
         let Some(service) = self.machine.running() else { return };
         let Some(agency) = &mut self.agency else { return };
-        for (id, exchange) in service.store.suite(&agency.suite).await.unwrap().exchanges {
+        // A replica may be cut off from the database meanwhile.
+        let Ok(records) = service.store.suite(&agency.suite).await else { return };
+        for (id, exchange) in records.exchanges {
             if let Some(end) = exchange.end {
                 agency.ends.entry(id).or_insert(end);
             }
