@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use strum::VariantArray as _;
 
 use super::*;
-use crate::domain::finding::{FindingCode, FindingView, Verdict};
+use crate::domain::finding::code::FindingCode as Code;
+use crate::domain::finding::{FindingCode, FindingState, FindingView, Verdict};
 
 const NOW: Timestamp = Timestamp::from_secs(1_795_309_323);
 
