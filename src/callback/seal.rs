@@ -34,7 +34,7 @@ pub struct Seal<'a> {
     pub token: &'a str,
     /// Its `EncodingAESKey`, 43 characters.
     pub aes_key: &'a str,
-    /// Whom it is for.
+    /// The receive id: the corp's, or the suite's.
     pub receive_id: &'a str,
 }
 

@@ -8,7 +8,7 @@ mod report;
 
 use std::process::ExitCode;
 
-use reqwest::{Method, StatusCode, Url};
+use reqwest::{Method, StatusCode};
 use serde_json::Value;
 use strum::VariantArray as _;
 
@@ -17,7 +17,7 @@ use self::report::Report;
 use super::admin::{AdminApi, ServiceArgs, TIMEOUT, failure_reason, read_body};
 use super::lang::Lang;
 use super::output::Output;
-use super::verify_url::public_url;
+use super::verify_url::PublicUrl;
 use crate::config::{self, Config, ConfigError, Environment};
 use crate::domain::finding::{Finding, FindingCode, FindingState, Raw, Subject, Todo};
 use crate::domain::text::{Text, text};
@@ -34,15 +34,9 @@ pub(super) struct Doctor {
     codes: Vec<String>,
     #[command(flatten)]
     service: ServiceArgs,
-    #[arg(
-        long,
-        value_name = "URL",
-        help = "The callback URL as it stands in WeCom's console, instead of server.public_url; /callback/APP is added \
-                if it has no path",
-        value_parser = public_url
-    )]
-    url: Option<Url>,
-    /// Leave this machine alone: nothing is looked up or connected to outside it
+    #[command(flatten)]
+    public: PublicUrl,
+    /// Stay on this machine: nothing outside it is looked up or connected to
     #[arg(long)]
     offline: bool,
     /// List what is looked at, and look at nothing
@@ -113,7 +107,8 @@ impl Doctor {
         let config = self.configuration(environment, &mut report);
         let is_running = self.ask_service(environment, &mut report).await;
         if let Some(config) = &config {
-            let outside = Outside { config, is_running, url: self.url.as_ref(), offline: self.offline };
+            let outside =
+                Outside { config, is_running, url: self.public.url.as_ref(), offline: self.offline };
             report.add_own(outside.look().await);
         }
         report

@@ -21,13 +21,9 @@ use crate::config::{self, CallbackSecrets, Environment};
 use crate::domain::ids::AppName;
 use crate::domain::text::{Text, text};
 
+/// Where WeCom reaches a callback URL.
 #[derive(Debug, clap::Args)]
-pub(super) struct VerifyUrl {
-    /// The name in the callback URL: that of an app, or of a suite
-    #[arg(value_name = "APP", value_parser = |name: &str| AppName::new(name))]
-    name: AppName,
-    #[command(flatten)]
-    file: ConfigFile,
+pub(super) struct PublicUrl {
     #[arg(
         long,
         value_name = "URL",
@@ -35,7 +31,18 @@ pub(super) struct VerifyUrl {
                 if it has no path",
         value_parser = public_url
     )]
-    url: Option<Url>,
+    pub(super) url: Option<Url>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct VerifyUrl {
+    /// The name in the callback URL: that of an app, or of a suite
+    #[arg(value_name = "APP", value_parser = |name: &str| AppName::new(name))]
+    name: AppName,
+    #[command(flatten)]
+    file: ConfigFile,
+    #[command(flatten)]
+    public: PublicUrl,
     /// The language of the explanation
     #[arg(long, value_enum, value_name = "LANGUAGE", default_value = "both")]
     lang: Lang,
@@ -44,7 +51,7 @@ pub(super) struct VerifyUrl {
     json: bool,
 }
 
-pub(super) fn public_url(text: &str) -> Result<Url, String> {
+fn public_url(text: &str) -> Result<Url, String> {
     let url = Url::parse(text).map_err(|error| error.to_string())?;
     if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
         return Err("must begin with https:// or http://".to_owned());
@@ -61,7 +68,7 @@ impl VerifyUrl {
     }
 
     pub(super) fn run_with(self, environment: &Environment, out: &mut Output) -> anyhow::Result<ExitCode> {
-        let Self { name, file, url, lang, json } = self;
+        let Self { name, file, public: PublicUrl { url }, lang, json } = self;
         let config = config::load(&file.path, environment)?;
         let secrets = config.callback_secrets(&name)?;
         let url = url.or_else(|| config.callback_url(&name)).context(

@@ -12,7 +12,7 @@ use crate::domain::ids::AppName;
 pub(crate) struct CallbackSecrets<'a> {
     pub(crate) token: &'a SecretString,
     pub(crate) aes_key: &'a SecretString,
-    /// Whom a check of the URL may be for.
+    /// A receive id that a check of the URL may have: the corp's, or the suite's.
     pub(crate) receive_id: &'a str,
 }
 

@@ -171,7 +171,7 @@ impl Connection {
         Ok(!self.find_commit.query(&self.client, &[&seq, &id.as_slice()]).await?.is_empty())
     }
 
-    /// What the commits after this one have told: no more than a replica follows one by one.
+    /// The messages to other replicas of the commits after this one, at most [`COMMITS_FOLLOWED`].
     async fn read_told(&self, after: Option<i64>) -> Result<Vec<(i64, Told)>, Error> {
         let Some(after) = after else { return Ok(Vec::new()) };
         self.told_between(after, after + COMMITS_FOLLOWED).await

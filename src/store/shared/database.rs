@@ -68,7 +68,7 @@ pub(in crate::store) struct Begun {
     pub(in crate::store) head: Head,
     /// Whether there is the commit that was asked for.
     pub(in crate::store) is_committed: bool,
-    /// What the commits have told after the one that was asked for.
+    /// The messages to other replicas of the commits after the one that was asked for.
     pub(in crate::store) told: Vec<(i64, Told)>,
     pub(in crate::store) fetched: Fetched,
 }

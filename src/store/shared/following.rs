@@ -26,6 +26,7 @@ const POLL_EVERY: Duration = Duration::from_millis(50);
 const NOTIFY_EVERY: Duration = Duration::from_millis(2);
 /// The wait before a connection is opened again.
 const RECONNECT_AFTER: Duration = Duration::from_millis(500);
+
 /// What a batch tells other replicas: the keys of events that wait, and of what a search for a person may look for. Of
 /// lookups, whose keys have ids of people in them, only that there are new ones: the first letter.
 pub(super) fn told_keys(batch: &Batch) -> Vec<Vec<u8>> {

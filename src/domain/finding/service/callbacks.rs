@@ -9,7 +9,7 @@ use crate::domain::text::text;
 pub(super) fn callbacks(facts: &ServiceFacts<'_>) -> Finding {
     let ServiceFacts { accepted, refused, last_event_at, .. } = facts;
     if *accepted == 0 && *refused > 0 {
-        // Once they have arrived, it may be somebody else who is refused.
+        // If genuine callbacks arrived before this start, the refused requests may be forged.
         let state = if last_event_at.is_some() { FindingState::Warn } else { FindingState::Fail };
         return Finding {
             code: Code::CallbackSeen,

@@ -5,7 +5,7 @@ use crate::domain::finding::code::FindingCode as Code;
 use crate::domain::finding::shape::{Finding, FindingState, Raw, Subject, Todo};
 use crate::domain::text::text;
 
-/// Whether a receiver does not accept who delivers: HTTP 401 or 403.
+/// Whether a receiver has refused our credentials: HTTP 401 or 403.
 fn is_refused_login(reason: &str) -> bool {
     let mut words = reason.split(|c: char| !c.is_ascii_alphanumeric());
     words.any(|word| matches!(word, "401" | "403"))

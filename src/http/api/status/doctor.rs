@@ -48,7 +48,7 @@ pub(in super::super) struct Report {
     checked_at: Timestamp,
     /// The worst of the findings.
     verdict: Verdict,
-    /// Who has looked: the service itself.
+    /// From where it was looked at: always `service` here.
     #[schema(example = "service")]
     vantage: &'static str,
     /// Causes come before what depends on them.
@@ -65,10 +65,10 @@ pub(in super::super) struct Report {
 ))]
 pub(in super::super) async fn diagnose(State(state): Shared) -> Result<Json<Report>, Problem> {
     let now = state.clock.now();
-    let mut findings = match (state.store.ready(), of_service(&state).await) {
-        (Ok(()), Ok(facts)) => facts,
-        (Ok(()), Err(problem)) => not_ready(problem.detail().to_owned()),
-        (Err(error), _) => not_ready(error.to_string()),
+    let mut findings = match state.store.ready() {
+        // Reading it may take until a time-out.
+        Err(error) => not_ready(error.to_string()),
+        Ok(()) => of_service(&state).await.unwrap_or_else(|problem| not_ready(problem.detail().to_owned())),
     };
     findings.extend(suites_and_findings(&state, now).1);
     findings.sort_by_key(|finding| finding.code);
