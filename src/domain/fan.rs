@@ -203,6 +203,8 @@ pub enum Registered {
     Known,
     /// The fan was known; its openid was replaced, a pending id was added, or a call for it is queued again.
     Changed,
+    /// The person was erased after the registration began: it is not stored.
+    Forgotten,
     /// The fan's record is damaged; it was not changed.
     Damaged,
 }

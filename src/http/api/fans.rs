@@ -243,6 +243,11 @@ impl Registration<'_> {
             match registered {
                 Registered::New | Registered::Changed => self.result.accepted += 1,
                 Registered::Known => self.result.known += 1,
+                Registered::Forgotten => self.result.reject(
+                    line,
+                    "the person was erased after this request had begun; send it again if they are a fan"
+                        .to_owned(),
+                ),
                 Registered::Damaged => {
                     self.result.reject(line, "the stored record of this fan is damaged".to_owned());
                 }

@@ -15,16 +15,23 @@ use crate::store::rows::txn::Txn;
 use crate::store::rows::view::View;
 use crate::store::{FanOutcome, FanWork, NewFan, Registered, StoreError};
 
-/// Registers fans of one app. The results are in the same order.
+/// Registers fans of one app. The results are in the same order. With a `shared_clock`, `now` is before a
+/// commit of another replica only if that came later.
 pub(crate) fn register(
     txn: &mut Txn<'_>,
     app: &AppName,
     fans: &[NewFan],
     now: Timestamp,
+    shared_clock: bool,
 ) -> Result<Vec<Registered>, StoreError> {
     let mut books = OpenBooks::open(txn, app, now)?;
     let mut registered = Vec::with_capacity(fans.len());
+    let erased_since = shared_clock && txn.meta.forgotten_at.is_some_and(|at| now <= at);
     for new in fans {
+        if erased_since && forgotten::forgotten_since(txn, &new.key.unionid, now)? {
+            registered.push(Registered::Forgotten);
+            continue;
+        }
         registered.push(match register_one(txn, &mut books, new, now) {
             // The record of this fan cannot be read; the others are still registered.
             Err(StoreError::Damaged(_)) => {

@@ -10,7 +10,7 @@ use super::roll::{self, Entry};
 use super::words::words;
 use crate::domain::event::Event;
 use crate::domain::far_off::{FarOff, far_off};
-use crate::domain::ids::{ExternalUserid, FanKey};
+use crate::domain::ids::{ExternalUserid, FanKey, Unionid};
 use crate::domain::time::Timestamp;
 use crate::store::rows::keys;
 use crate::store::rows::records::Record;
@@ -93,6 +93,12 @@ pub(crate) fn is_back(
     since: Timestamp,
 ) -> Result<bool, StoreError> {
     let at = forgotten_at(txn, txn.salt(), customer.as_str())?;
+    Ok(at.is_some_and(|at| since <= at))
+}
+
+/// Whether a fan was forgotten at this time or later.
+pub(crate) fn forgotten_since(txn: &Txn<'_>, fan: &Unionid, since: Timestamp) -> Result<bool, StoreError> {
+    let at = forgotten_at(txn, txn.salt(), fan.as_str())?;
     Ok(at.is_some_and(|at| since <= at))
 }
 

@@ -258,6 +258,22 @@ async fn a_fan_registered_again_after_the_customer_was_erased_is_linked(place: &
     assert_eq!(links_of(&store, LinkBy::Unionid(fan_key(1).unionid)).await.len(), 1);
 }
 
+async fn a_registration_that_another_replica_commits_late_does_not_undo_an_erasure(place: &dyn Place) {
+    let store = place.open().await;
+    mint(&store, 1, 1, T0).await;
+    let begun = T0.plus_ms(HOUR_MS);
+    let at = begun.plus_ms(1_000);
+    store.forget(&PersonId::Unionid(fan_key(1).unionid), None, AuditBy::service(), at).await.unwrap();
+    let late = store.put_fans(vec![new_fan(1), new_fan(2)], begun).await.unwrap();
+    // The clock of one machine may have been set back. That of replicas is the database's.
+    let expected = if store.replicas().is_some() { Registered::Forgotten } else { Registered::New };
+    assert_eq!(late, [expected, Registered::New]);
+    let is_there = !store.fans(&fan_key(1).unionid).await.unwrap().is_empty();
+    assert_eq!(is_there, expected == Registered::New);
+    let again = store.put_fans(vec![new_fan(1)], at.plus_ms(1)).await.unwrap();
+    assert_eq!(again, [if is_there { Registered::Known } else { Registered::New }]);
+}
+
 async fn finishing_an_erasure_leaves_a_fan_who_registers_meanwhile(place: &dyn Place) {
     let store = place.open().await;
     mint(&store, 1, 1, T0).await;
@@ -323,13 +339,14 @@ async fn an_outcome_for_a_fan_erased_during_the_call_has_no_effect(place: &dyn P
     store.put_fans(vec![new_fan(1)], T0).await.unwrap();
     let before = lease_fans(&store, FanStep::Mint, T0, 9).await;
     store.forget(&PersonId::Unionid(fan_key(1).unionid), None, AuditBy::service(), T0).await.unwrap();
-    store.put_fans(vec![new_fan(1)], T0).await.unwrap();
-    let after = lease_fans(&store, FanStep::Mint, T0, 9).await;
+    let later = T0.plus_ms(1);
+    store.put_fans(vec![new_fan(1)], later).await.unwrap();
+    let after = lease_fans(&store, FanStep::Mint, later, 9).await;
     assert_eq!(after.len(), 1);
-    store.settle_fans(vec![(before[0].clone(), minted(1, T0))], T0).await.unwrap();
+    store.settle_fans(vec![(before[0].clone(), minted(1, T0))], later).await.unwrap();
     assert_eq!(tally(&store).await.minted, 0, "it was leased under the earlier registration");
-    assert_eq!(lease_fans(&store, FanStep::Mint, T0, 9).await.len(), 0, "it is still leased");
-    store.settle_fans(vec![(after[0].clone(), minted(1, T0))], T0).await.unwrap();
+    assert_eq!(lease_fans(&store, FanStep::Mint, later, 9).await.len(), 0, "it is still leased");
+    store.settle_fans(vec![(after[0].clone(), minted(1, later))], later).await.unwrap();
     assert_eq!(tally(&store).await.minted, 1);
 }
 
@@ -365,6 +382,7 @@ contract!(
     a_message_about_an_erased_person_is_quarantined_only_if_it_is_from_after_the_erasure,
     a_fan_is_erased_when_it_turns_out_to_be_an_erased_customer,
     a_fan_registered_again_after_the_customer_was_erased_is_linked,
+    a_registration_that_another_replica_commits_late_does_not_undo_an_erasure,
     finishing_an_erasure_leaves_a_fan_who_registers_meanwhile,
     finishing_an_erasure_removes_the_links_at_other_dealers_too,
     an_outcome_for_a_fan_erased_during_the_call_has_no_effect,

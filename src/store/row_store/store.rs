@@ -100,12 +100,13 @@ impl<B: Backend> Store for RowStore<B> {
 
     async fn put_fans(&self, fans: Vec<NewFan>, now: Timestamp) -> Result<Vec<Registered>, StoreError> {
         self.backend.indexed().await?;
+        let shared_clock = self.backend.replicas().is_some();
         let of_apps = fans.chunk_by(|a, b| a.key.app == b.key.app);
         let chunks = of_apps.flat_map(|fans| fans.chunks(ROWS_PER_TRANSACTION));
         let transactions = chunks.map(|chunk| {
             let (chunk, app) = (chunk.to_vec(), chunk.first().map(|fan| fan.key.app.clone()));
             move |txn: &mut Txn<'_>| match &app {
-                Some(app) => fans::register(txn, app, &chunk, now),
+                Some(app) => fans::register(txn, app, &chunk, now, shared_clock),
                 None => Ok(Vec::new()),
             }
         });
