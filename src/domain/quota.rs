@@ -22,7 +22,8 @@ use super::time::{DAY_MS, HOUR_MS, MINUTE_MS, Moment, SECOND_MS};
 /// How long a reserved permit is valid.
 pub const HOLD_MS: i64 = 5 * SECOND_MS;
 
-/// Readings of the clocks that are passed on in another order than they were made differ by less.
+/// Readings of the clocks that are passed on in another order than they were made differ by less, but for those of a
+/// replica that was cut off. A clock that was set back is believed after as long.
 const OUT_OF_ORDER_MS: i64 = MINUTE_MS;
 /// The longest time from using a permit until WeCom counts the call: the client's timeout.
 pub const FLIGHT_MS: i64 = 10 * SECOND_MS;
@@ -170,6 +171,23 @@ pub struct Ledger {
     /// One for each window, in the order of `Budget::windows`.
     rings: [Ring; WINDOWS_MAX],
     block: Option<Block>,
+    /// The first of the readings that are far behind `seen`, if the last ones all are.
+    behind: Option<Moment>,
+}
+
+/// A [`Ledger`] as it was stored before it knew readings that are behind.
+#[derive(Deserialize)]
+pub struct LedgerBefore {
+    seen: Option<Moment>,
+    time: i64,
+    rings: [Ring; WINDOWS_MAX],
+    block: Option<Block>,
+}
+
+impl From<LedgerBefore> for Ledger {
+    fn from(LedgerBefore { seen, time, rings, block }: LedgerBefore) -> Self {
+        Self { seen, time, rings, block, behind: None }
+    }
 }
 
 /// A block after WeCom answered 45009, although our own count was within the limits.
@@ -329,16 +347,29 @@ impl Ledger {
     /// Advances the ledger's clock to `now`.
     fn advance_to(&mut self, now: Moment) {
         self.time += self.elapsed_ms(now);
-        // Two callers may arrive in another order than they read the clock.
-        let (seen, now_steady) = (self.seen.and_then(|seen| seen.steady), now.steady);
-        // By more than that, an earlier reading was wrong, and time must not stand still until it is right.
-        let out_of_order = matches!((seen, now_steady), (Some(seen), Some(now)) if seen.boot == now.boot
-            && now.uptime_ms < seen.uptime_ms
-            && seen.uptime_ms - now.uptime_ms < OUT_OF_ORDER_MS);
-        if !out_of_order {
-            self.seen = Some(now);
+        // Callers may arrive in another order than they read the clock: a replica may have been cut off for long.
+        if let Some(by_ms) = self.seen.and_then(|seen| behind_ms(now, seen)) {
+            if by_ms < OUT_OF_ORDER_MS {
+                return;
+            }
+            // All readings of a minute are behind: the one before them was wrong, and time must not stand still until then.
+            match self.behind {
+                Some(first) if now.millis_since(first) >= OUT_OF_ORDER_MS => {}
+                Some(first) if behind_ms(now, first).is_none() => return,
+                Some(_) | None => {
+                    self.behind = Some(now);
+                    return;
+                }
+            }
         }
+        (self.seen, self.behind) = (Some(now), None);
     }
+}
+
+/// By how many milliseconds a reading is behind another of the same clock; `None` if it is not.
+fn behind_ms(now: Moment, seen: Moment) -> Option<i64> {
+    let (now, seen) = now.steady.zip(seen.steady)?;
+    (now.boot == seen.boot && now.uptime_ms < seen.uptime_ms).then(|| seen.uptime_ms - now.uptime_ms)
 }
 
 /// Milliseconds until midnight, UTC+8.

@@ -7,7 +7,7 @@ use unionlink::domain::dealer::DealerState;
 use unionlink::domain::fan::{Minted, Priority};
 use unionlink::domain::ids::{Openid, PendingId};
 use unionlink::http::{Redrive, RedriveError};
-use unionlink::store::{CursorState, EventId, EventState, NewFan, PersonId, Seek, StoreError};
+use unionlink::store::{CursorState, EventId, EventState, NewFan, PersonId, Registered, Seek, StoreError};
 
 use crate::schedule::Schedule;
 use crate::time::pass;
@@ -54,10 +54,15 @@ impl Schedule {
             service.wake.fans.notify_one();
             registered
         });
-        let registered = put.await.is_some();
+        let answers = put.await;
+        let registered = answers.is_some();
         let now_secs = self.time.now().as_secs();
         self.note(format!("fans {chosen:?} {priority:?}: {registered}"));
-        for p in chosen {
+        for (p, answer) in chosen.iter().zip(0..) {
+            // The answer says that the person was erased meanwhile.
+            if answers.as_ref().is_some_and(|answers| answers.get(answer) == Some(&Registered::Forgotten)) {
+                continue;
+            }
             let somebody = &mut self.cast.people[*p];
             // Without an answer the registration may have happened nevertheless.
             somebody.stays_forgotten = false;

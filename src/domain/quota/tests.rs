@@ -160,13 +160,27 @@ fn a_wrong_reading_of_a_shared_clock_does_not_stop_the_time_of_the_ledger() {
         panic!("the hour is used up")
     };
     assert!(wait_ms <= HOUR_MS + MINUTE_MS);
-    assert_eq!(one(&mut ledger, SMALL, at(wait_ms), 1), Grant::Permits(1));
-    // Readings that arrive in another order within a minute let no time pass twice.
-    let mut ledger = Ledger::default();
-    assert_eq!(one(&mut ledger, SMALL, at(HOUR_MS), 50), Grant::Permits(50));
-    for _ in 0..200 {
-        assert!(matches!(one(&mut ledger, SMALL, at(HOUR_MS - 30_000), 1), Grant::Exhausted { .. }));
-        assert!(matches!(one(&mut ledger, SMALL, at(HOUR_MS), 1), Grant::Exhausted { .. }));
+    // It is believed to be right again after a minute.
+    assert!(matches!(one(&mut ledger, SMALL, at(MINUTE_MS), 1), Grant::Exhausted { .. }));
+    assert_eq!(one(&mut ledger, SMALL, at(MINUTE_MS + wait_ms), 1), Grant::Permits(1));
+}
+
+#[test]
+fn readings_that_arrive_in_another_order_let_no_time_pass_twice() {
+    let at = |ms: i64| moment(ms, 0, ms);
+    // Within a minute, and from a replica that was cut off for two weeks.
+    for behind_ms in [30_000, 14 * DAY_MS] {
+        let mut ledger = Ledger::default();
+        let mut now = 20 * DAY_MS;
+        assert_eq!(one(&mut ledger, SMALL, at(now), 50), Grant::Permits(50));
+        for _ in 0..200 {
+            for late in [0, 10_000] {
+                let late = at(now - behind_ms + late);
+                assert!(matches!(one(&mut ledger, SMALL, late, 1), Grant::Exhausted { .. }));
+            }
+            assert!(matches!(one(&mut ledger, SMALL, at(now), 1), Grant::Exhausted { .. }));
+            now += 15_000;
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The ledgers of calls: transactions on them, and reading one.
 
-use crate::domain::quota::{self, Budget, Grant, Ledger, Share};
+use crate::domain::quota::{self, Budget, Grant, Ledger, LedgerBefore, Share};
 use crate::domain::time::Moment;
 use crate::store::StoreError;
 use crate::store::rows::keys;
@@ -8,7 +8,13 @@ use crate::store::rows::records::Record;
 use crate::store::rows::txn::Txn;
 use crate::store::rows::view::View;
 
-impl Record for Ledger {}
+impl Record for Ledger {
+    const VERSION: u8 = 2;
+
+    fn of_version(version: u8, body: &[u8]) -> Option<Result<Self, postcard::Error>> {
+        (version == 1).then(|| postcard::from_bytes::<LedgerBefore>(body).map(Into::into))
+    }
+}
 
 /// Reserves calls in all of these ledgers, or in none.
 pub(crate) fn reserve(
