@@ -40,6 +40,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::wecom::{ClientSettings, Https, SuitePlatform};
 use crate::worker::Context;
 use crate::worker::activity::Activity;
+use crate::worker::history::Notes;
 use deliveries::{Deliveries, sink_part};
 use duties::Duties;
 use reload::{Reloader, Replaceable};
@@ -73,6 +74,8 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     lifecycle: Lifecycle,
     activity: Arc<Activity>,
+    notes: Arc<Notes>,
+    clock: Arc<dyn Clock>,
     imports: Arc<ImportLog>,
     connections: TaskTracker,
     calls: TaskTracker,
@@ -135,6 +138,8 @@ impl App {
             store: context.store.clone(),
             metrics: context.metrics.clone(),
             activity: context.activity.clone(),
+            notes: context.notes.clone(),
+            clock: context.clock.clone(),
             imports: Arc::default(),
             calls: context.calls.clone(),
             connections: TaskTracker::new(),
@@ -244,6 +249,9 @@ impl App {
         if let Err(error) = self.activity.record_rest(&*self.store).await {
             tracing::warn!(error = error.to_string(), "the dealers' activity could not be recorded");
         }
+        if let Err(error) = self.notes.record(&*self.store, self.clock.now()).await {
+            tracing::warn!(error = error.to_string(), "what was counted could not be recorded");
+        }
         self.store.close().await;
         tracing::info!("stopped");
         // The store watch has ended by now.
@@ -303,6 +311,7 @@ fn admin_state(context: &Context, callbacks: &CallbackState, own: OfAdmin, app: 
         dealer_names: context.dealer_names.clone(),
         suite_platform,
         activity: context.activity.clone(),
+        notes: context.notes.clone(),
         sinks: context.sinks.clone(),
         pages: Arc::default(),
         imports: app.imports.clone(),

@@ -188,6 +188,7 @@ pub fn storing(brand: &Brand, store: Arc<dyn Store>) -> Router {
         metrics: Arc::new(Metrics::default()),
         wake: Arc::new(Wake::default()),
         activity: Arc::default(),
+        notes: Arc::default(),
         unserved: UnservedCorps::default(),
         source_check: None,
         url_checks: Arc::default(),

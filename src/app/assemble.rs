@@ -33,9 +33,10 @@ use crate::worker::breaker::Breakers;
 use crate::worker::clock_watch::ClockWatch;
 use crate::worker::dealer_names::DealerNames;
 use crate::worker::directory::Directory;
+use crate::worker::history::Notes;
 use crate::worker::sink_status::SinkRegistry;
 use crate::worker::{
-    Context, Wake, authorize, callback_ips, dealers, groups, mint, reconcile, renew, resolve, sweep,
+    Context, Wake, authorize, callback_ips, dealers, groups, history, mint, reconcile, renew, resolve, sweep,
 };
 
 /// What a service is assembled from, apart from its configuration.
@@ -170,6 +171,9 @@ pub async fn assemble(
         dealer_names.clone(),
         registry.clone(),
     );
+    let sink_names = sinks.iter().map(|part| (part.name.clone(), part.kind));
+    let registry_of_sinks = Arc::new(SinkRegistry::new(sink_names));
+    let notes = Notes::new(metrics.clone(), registry_of_sinks.clone());
     let context = Context {
         store: store.clone(),
         directory: Arc::new(directory),
@@ -182,11 +186,12 @@ pub async fn assemble(
         parallelism: Arc::default(),
         dealer_names,
         activity: Arc::default(),
+        notes: Arc::new(notes),
         jitter,
         apps: registry,
         calls: TaskTracker::new(),
         panicked,
-        sinks: Arc::new(SinkRegistry::new(sinks.iter().map(|part| (part.name.clone(), part.kind)))),
+        sinks: registry_of_sinks,
         store_failures: Arc::default(),
         feed_kept_ms: i64::try_from(config.store.feed_days).unwrap_or(i64::MAX).saturating_mul(DAY_MS),
         calls_max: size(config.wecom.calls_max),
@@ -200,6 +205,7 @@ pub async fn assemble(
         metrics,
         wake: context.wake.clone(),
         activity: context.activity.clone(),
+        notes: context.notes.clone(),
         unserved: UnservedCorps::default(),
         url_checks: Arc::default(),
         log: CallbackLog::default(),
@@ -211,9 +217,10 @@ pub async fn assemble(
     let mut tasks: Vec<(Cow<'static, str>, Task)> = Vec::new();
     if let Some(SourceCheck { ips, .. }) = &callbacks.source_check {
         context.metrics.callbacks.sources_compared();
-        let reading = callback_ips::run(context.clone(), ips.clone(), stop);
+        let reading = callback_ips::run(context.clone(), ips.clone(), stop.clone());
         tasks.push(("callback addresses".into(), Box::pin(reading)));
     }
+    tasks.push(("history".into(), Box::pin(history::run(context.clone(), stop))));
     let workers = Workers {
         context: context.clone(),
         clock: service_clock,

@@ -1,14 +1,29 @@
 //! A link (a fan and a contact known to be one person), how it leaves the program, and the feed of changes.
 
 use serde::{Deserialize, Serialize};
+use strum::{EnumCount, IntoStaticStr, VariantArray};
 use utoipa::ToSchema;
 
 use super::ids::{AppName, ChatId, ContactKey, CorpId, ExternalUserid, PendingId, Unionid, UserId};
 use super::time::Timestamp;
 
 /// How a link was found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    Serialize,
+    Deserialize,
+    ToSchema,
+    IntoStaticStr,
+    VariantArray,
+    EnumCount,
+)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum Source {
     /// The customer was added at a dealer, and WeCom sent a callback.
     Callback,

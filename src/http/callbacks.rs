@@ -33,6 +33,7 @@ use crate::wecom::{NO_LICENCE, remedy_for};
 use crate::worker::Wake;
 use crate::worker::activity::Activity;
 use crate::worker::apps::Apps;
+use crate::worker::history::Notes;
 
 /// The state that the handlers share.
 pub struct CallbackState {
@@ -52,6 +53,8 @@ pub struct CallbackState {
     pub wake: Arc<Wake>,
     /// Counts the events of each corp.
     pub activity: Arc<Activity>,
+    /// What was seen last at each callback URL.
+    pub notes: Arc<Notes>,
     /// The corps whose messages wait because no app serves them.
     pub unserved: UnservedCorps,
     /// The URL checks that were refused because of their receive id.

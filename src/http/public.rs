@@ -195,12 +195,30 @@ impl CallbackState {
             self.metrics.callbacks.stranger(outcome);
             check.answered(stranger, name, answer.is_ok(), &self.log);
         }
+        if let Some(name) = name {
+            self.note(name, &answer);
+        }
         match (name, &answer) {
             (None, Err(Reject::SuiteUrl { app, suite })) => self.log.uses_suite_url(app, suite),
             (None, _) => self.log.unknown_app(self.doors.current().keys()),
             (Some(name), answer) => self.log_answer(name, answer),
         }
         answer.into_response()
+    }
+
+    /// Notes the answer as the last of its kind at this URL.
+    fn note(&self, name: &AppName, answer: &Result<Ack, Reject>) {
+        let now = self.clock.now();
+        match answer {
+            Ok(Ack::Success(_)) => self.notes.acknowledged(name, now),
+            Ok(Ack::Echo(_)) => self.notes.verified(name, now),
+            Ok(Ack::Trial(_)) => {}
+            Err(reject) => {
+                if let Some(refusal) = reject.refusal() {
+                    self.notes.refused(name, refusal.into(), now);
+                }
+            }
+        }
     }
 
     fn log_answer(&self, name: &AppName, answer: &Result<Ack, Reject>) {

@@ -145,6 +145,7 @@ impl Scene {
             metrics: Arc::new(Metrics::default()),
             wake: Arc::new(Wake::default()),
             activity: Arc::default(),
+            notes: Arc::default(),
             unserved: UnservedCorps::default(),
             url_checks: Arc::default(),
             log: CallbackLog::default(),

@@ -10,6 +10,7 @@ mod disk_faults;
 mod fans;
 mod feed;
 mod groups;
+mod history;
 mod moving;
 mod neighbours;
 mod pending_writes;

@@ -18,6 +18,7 @@ pub mod embedded;
 mod error;
 mod fans;
 mod feed;
+mod history;
 mod inbox;
 pub mod moving;
 mod people;
@@ -38,6 +39,7 @@ pub use customer_groups::{ChatToRead, CustomerGroups};
 pub use error::StoreError;
 pub use fans::{FanFilter, FanOutcome, FanPage, FanWork, NewFan, QueuePosition, Registered};
 pub use feed::{Cursor, CursorState, Feed, LinksScan, Seek, Start};
+pub use history::{History, Noted};
 pub use inbox::{
     Appended, Arrival, EventId, EventRow, EventState, FailureReason, InboxEvent, MessageDigest, Payload,
     Quarantined,
@@ -51,12 +53,15 @@ pub use work::{Outcome, Work, WorkId};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use strum::{EnumCount as _, VariantArray as _};
 
 use crate::domain::dealer::{Dealer, Qualification, TokenOwner};
 use crate::domain::fan::{Fan, FanStep, Priority, Renew};
+use crate::domain::history::Tallies;
 use crate::domain::ids::{AppName, CorpId, ExternalUserid, FanKey, PendingId, Unionid};
-use crate::domain::link::LinkData;
+use crate::domain::link::{LinkData, Source};
 use crate::domain::quota::{Budget, Grant, Ledger, Share};
+use crate::domain::sync_times::SyncTimes;
 use crate::domain::tally::Tally;
 use crate::domain::time::{Moment, Timestamp};
 
@@ -108,6 +113,41 @@ pub struct Counts {
     pub feed_pruned: u64,
     /// The number of the newest event, in the inbox or not.
     pub event_head: u64,
+    /// What was made since the store was created.
+    pub made: Made,
+}
+
+/// How often things were made since the store was created, or since its program counts them; none ever decreases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Made {
+    /// Links, by [`Source`].
+    pub links: [u64; Source::COUNT],
+    /// Pending ids that WeCom returned for fans.
+    pub minted: u64,
+    /// Pending ids that WeCom returned for customers.
+    pub resolved: u64,
+    /// Dead letters.
+    pub dead: u64,
+    /// Quarantined messages.
+    pub quarantined: u64,
+}
+
+impl Made {
+    /// What was made, as counts of an hour.
+    #[must_use]
+    pub fn tallies(&self) -> Tallies {
+        let Self { links, minted, resolved, dead, quarantined } = self;
+        let mut tallies = Tallies::default();
+        for (source, count) in Source::VARIANTS.iter().zip(links) {
+            tallies.add("links", source.into(), *count);
+        }
+        for (name, count) in
+            [("minted", minted), ("resolved", resolved), ("dead", dead), ("quarantined", quarantined)]
+        {
+            tallies.add("made", name, *count);
+        }
+        tallies
+    }
 }
 
 /// How a store's write-ahead log and its checkpoints are.
@@ -123,18 +163,20 @@ pub struct LogStatus {
     pub checkpoint_failure: Option<String>,
     /// Whether the index was missing or damaged at the start, and was rebuilt.
     pub index_rebuilt: bool,
+    /// How long commits took to become durable, since the start.
+    pub syncs: SyncTimes,
 }
 
 /// The durable state: inbox, fans, quota ledgers, dealers, links and the reading of the clocks. The feed is
 /// [`Feed`], data access and erasure for one person is [`People`], customer groups are [`CustomerGroups`],
 /// the comparison with WeCom's lists is [`Reconciling`], agency-developed apps are [`Suites`], the audit trail
-/// is [`Trail`].
+/// is [`Trail`], what is counted by hour [`History`].
 ///
 /// Any method may fail with [`StoreError::Failed`], [`StoreError::Damaged`] or [`StoreError::Closed`]; one
 /// that writes also with [`StoreError::NoSpace`] or [`StoreError::Stalled`].
 #[async_trait]
 pub trait Store:
-    CustomerGroups + Feed + People + Reconciling + Suites + Trail + Send + Sync + 'static
+    CustomerGroups + Feed + History + People + Reconciling + Suites + Trail + Send + Sync + 'static
 {
     /// Appends a verified message to the inbox or the quarantine, or applies it at once, unless its digest is
     /// known.

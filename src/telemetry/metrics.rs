@@ -26,6 +26,7 @@ use strum::VariantArray as _;
 
 use super::process::Process;
 use super::version::{COMMIT, VERSION};
+use crate::domain::history::Tallies;
 use crate::domain::ids::{AppName, SinkName};
 use crate::store::EventState;
 use crate::wecom::api::Api;
@@ -295,6 +296,28 @@ impl Metrics {
             drop(self.deliveries.get_or_create(&delivery_labels(sink, *outcome)));
         }
         drop(self.delivered.get_or_create(&[("sink", sink.to_string())]));
+    }
+
+    /// All that is counted and belongs into the history, by group and name. `sinks` are those of the configuration.
+    #[must_use]
+    pub fn counted(&self, sinks: &[SinkName]) -> Tallies {
+        let mut counted = Tallies::default();
+        self.callbacks.count_into(&mut counted);
+        for api in Api::VARIANTS {
+            let count = |outcome| {
+                self.calls.get(&[("api", api.as_str()), ("outcome", outcome)]).map_or(0, |calls| calls.get())
+            };
+            counted.add("calls", api.as_str(), count(CALL_OK));
+            let failed = Class::VARIANTS.iter().map(|class| count(class.into())).sum();
+            counted.add("calls_failed", api.as_str(), failed);
+        }
+        for sink in sinks {
+            let delivered = self.delivered.get(&[("sink", sink.to_string())]).map_or(0, |count| count.get());
+            counted.add("delivered", sink.as_str(), delivered);
+            let failed = self.deliveries.get(&delivery_labels(sink, DeliveryOutcome::Failed));
+            counted.add("deliveries_failed", sink.as_str(), failed.map_or(0, |count| count.get()));
+        }
+        counted
     }
 
     /// Removes all series of a sink that is not in the configuration any more.

@@ -19,6 +19,7 @@ use super::failure::StoreFailureLog;
 use super::sink_status::{SinkHandle, SinkStatus};
 use crate::clock::Clock;
 use crate::domain::backoff::{Backoff, Jitter};
+use crate::domain::history::SinkFailure;
 use crate::domain::ids::SinkName;
 use crate::domain::link::FeedEntry;
 use crate::domain::time::Timestamp;
@@ -246,6 +247,7 @@ impl DeliveryTask {
             status.next_attempt_at = Some(next_attempt_at);
             status.last_error = Some(reason.clone());
         });
+        self.handle.failed([SinkFailure::new(now, &reason)]);
         self.persist_cursor().await;
         if retry == Retry::Never {
             let sink = &self.name;

@@ -35,6 +35,7 @@ pub mod deliver;
 pub mod directory;
 mod failure;
 pub mod groups;
+pub mod history;
 pub mod mint;
 pub mod optional_calls;
 pub mod parallelism;
@@ -73,6 +74,7 @@ use breaker::Breakers;
 use dealer_names::DealerNames;
 use directory::Directory;
 pub use failure::StoreFailureLog;
+use history::Notes;
 use optional_calls::OptionalCalls;
 use parallelism::Parallelism;
 use sink_status::SinkRegistry;
@@ -300,6 +302,8 @@ pub struct Context {
     pub activity: Arc<Activity>,
     /// The apps.
     pub apps: Arc<Apps>,
+    /// What was counted and noted, and is not recorded yet.
+    pub notes: Arc<Notes>,
     /// Calls in flight, waited for at shutdown.
     pub calls: TaskTracker,
     /// Cancelled when one of them panics: a lane whose call vanished would wait for ever.

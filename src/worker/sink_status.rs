@@ -4,11 +4,12 @@
 //! state, its cursor, is in the store.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
+use crate::domain::history::{SinkFailure, remember};
 use crate::domain::ids::SinkName;
 use crate::domain::time::Timestamp;
 use crate::store::Cursor;
@@ -64,6 +65,8 @@ impl SinkStatus {
 #[derive(Debug, Default)]
 pub(super) struct SinkHandle {
     status: Mutex<SinkStatus>,
+    /// Failures that are not recorded yet, the last few.
+    failures: Mutex<Vec<SinkFailure>>,
     pub(super) wake: Notify,
 }
 
@@ -71,6 +74,15 @@ impl SinkHandle {
     /// Reads or changes the status.
     pub(super) fn with_status<T>(&self, access: impl FnOnce(&mut SinkStatus) -> T) -> T {
         access(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Notes failures until they are recorded.
+    pub(super) fn failed(&self, failures: impl IntoIterator<Item = SinkFailure>) {
+        remember(&mut self.failures(), failures);
+    }
+
+    fn failures(&self) -> MutexGuard<'_, Vec<SinkFailure>> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -138,6 +150,29 @@ impl SinkRegistry {
     #[must_use]
     pub fn status(&self, sink: &SinkName) -> Option<SinkStatus> {
         Some(self.handle(sink)?.with_status(|status| status.clone()))
+    }
+
+    /// The failures of a sink that are not recorded yet.
+    #[must_use]
+    pub fn unrecorded_failures(&self, sink: &SinkName) -> Vec<SinkFailure> {
+        self.handle(sink).map(|handle| handle.failures().clone()).unwrap_or_default()
+    }
+
+    /// Takes the failures of all sinks, to record them.
+    pub(super) fn take_failures(&self) -> Vec<(SinkName, Vec<SinkFailure>)> {
+        let sinks = self.read();
+        let taken =
+            sinks.iter().map(|(name, sink)| (name.clone(), std::mem::take(&mut *sink.handle.failures())));
+        taken.filter(|(_, failures)| !failures.is_empty()).collect()
+    }
+
+    /// Takes back what could not be recorded.
+    pub(super) fn give_back(&self, failures: Vec<(SinkName, Vec<SinkFailure>)>) {
+        for (sink, failures) in failures {
+            if let Some(handle) = self.handle(&sink) {
+                handle.failed(failures);
+            }
+        }
     }
 
     /// Wakes a sink's delivery task, which reads its cursor again and does not wait for its backoff.

@@ -60,6 +60,7 @@ pub(super) fn context(
         directory: Arc::new(directory),
         dealer_names: names,
         activity: Arc::default(),
+        notes: Arc::default(),
         apps,
         calls: TaskTracker::new(),
         panicked: CancellationToken::new(),

@@ -131,6 +131,7 @@ fn operator_routes() -> Routes {
         .routes(routes!(reload::reload))
         .routes(routes!(resume::resume))
         .routes(routes!(audit::list))
+        .routes(routes!(status::history::show))
         .routes(routes!(status::show))
 }
 

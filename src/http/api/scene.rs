@@ -170,6 +170,7 @@ impl Scene {
             directory: Arc::new(directory),
             suite_platform: tickets.clone(),
             activity: Arc::default(),
+            notes: Arc::default(),
             sinks: Arc::default(),
             pages: Arc::default(),
             imports: Arc::default(),

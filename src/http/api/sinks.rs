@@ -13,6 +13,7 @@ use super::audit::By;
 use super::extract::{PathParam, json};
 use super::state::{AdminState, Shared};
 use crate::domain::audit::AuditAction;
+use crate::domain::history::{SinkFailure, remember};
 use crate::domain::ids::SinkName;
 use crate::domain::time::{SECOND_MS, Timestamp};
 use crate::http::problem::Problem;
@@ -54,6 +55,23 @@ pub(super) struct SinkView {
     next_attempt_at: Option<Timestamp>,
     /// Entries that are never delivered: they were pruned while the sink was not in the configuration.
     missed: u64,
+}
+
+/// A sink, its status, and its last failures.
+#[derive(Serialize, ToSchema)]
+pub(super) struct SinkDetail {
+    #[serde(flatten)]
+    sink: SinkView,
+    /// The last 20 deliveries that failed, the oldest first, also from before the last start.
+    recent_failures: Vec<FailureView>,
+}
+
+/// A delivery that failed.
+#[derive(Serialize, ToSchema)]
+struct FailureView {
+    #[schema(value_type = String, format = DateTime)]
+    at: Timestamp,
+    reason: String,
 }
 
 /// The state of a sink.
@@ -171,15 +189,20 @@ pub(super) async fn list(State(state): Shared) -> Result<Json<List>, Problem> {
 #[utoipa::path(operation_id = "show_sink", get, path = "/v1/sinks/{name}", tag = "sinks",
     params(("name" = String, Path, description = "The sink's name in the configuration", example = "crm")),
     responses(
-        (status = 200, body = SinkView, description = "The sink"),
+        (status = 200, body = SinkDetail, description = "The sink"),
         (status = 404, response = super::openapi::NotFound),
         super::openapi::Errors,
     ))]
 pub(super) async fn show(
     State(state): Shared,
     PathParam(name): PathParam,
-) -> Result<Json<SinkView>, Problem> {
-    state.sink_view(&state.sink_named(&name)?).await
+) -> Result<Json<SinkDetail>, Problem> {
+    let name = state.sink_named(&name)?;
+    let Json(sink) = state.sink_view(&name).await?;
+    let mut failures = state.store.sink_failures(&name).await?;
+    remember(&mut failures, state.sinks.unrecorded_failures(&name));
+    let view = |SinkFailure { at, reason }| FailureView { at, reason };
+    Ok(Json(SinkDetail { sink, recent_failures: failures.into_iter().map(view).collect() }))
 }
 
 /// Pauses or resumes a sink.

@@ -33,6 +33,7 @@ use crate::worker::apps::Apps;
 use crate::worker::breaker::Breakers;
 use crate::worker::dealer_names::DealerNames;
 use crate::worker::directory::Directory;
+use crate::worker::history::Notes;
 use crate::worker::optional_calls::OptionalCalls;
 use crate::worker::sink_status::SinkRegistry;
 
@@ -110,6 +111,8 @@ pub struct AdminState {
     pub suite_platform: Arc<dyn SuitePlatform>,
     /// Knows where licences are missing.
     pub activity: Arc<Activity>,
+    /// What was counted and noted, and is not recorded yet.
+    pub notes: Arc<Notes>,
     /// The sinks, with their status.
     pub sinks: Arc<SinkRegistry>,
     /// The newest pages of the feed, shared by the open streams.

@@ -2,6 +2,7 @@
 //! load balancers.
 
 pub(super) mod doctor;
+pub(super) mod history;
 mod quotas;
 mod replicas;
 mod suites;
@@ -31,7 +32,7 @@ use crate::wecom::Api;
 use crate::worker::breaker::{Breaker, Scope};
 use view::{
     AlarmView, CallbackCounts, CustomerCounts, DealerNumbers, FanCounts, HeldBack, InboxStatus, Status,
-    SuiteStatus,
+    SuiteStatus, UrlView,
 };
 
 pub use replicas::published;
@@ -66,7 +67,7 @@ pub(super) async fn show(State(state): Shared) -> Result<Json<Status>, Problem> 
     let ready = state.store.ready();
     let oldest = state.store.oldest_event().await?;
     // Read after the fans: where no fan is queued and no event waits, all links there will be are counted.
-    let Counts { inbox, dead, quarantined, contacts, waiting, links, feed_head, feed_pruned, event_head: _ } =
+    let Counts { inbox, dead, quarantined, contacts, waiting, links, feed_head, feed_pruned, .. } =
         state.store.counts();
     let callbacks = |outcome| state.metrics.callbacks.answered_with(outcome);
     Ok(Json(Status {
@@ -111,6 +112,7 @@ pub(super) async fn show(State(state): Shared) -> Result<Json<Status>, Problem> 
         dealers,
         alarms,
         suites,
+        urls: state.urls().await?,
         findings,
         reconcile: state.store.reconcile_run().await?.into(),
         calls: Api::VARIANTS.iter().map(|api| (api.as_str(), state.metrics.calls_of(*api))).collect(),
@@ -119,6 +121,18 @@ pub(super) async fn show(State(state): Shared) -> Result<Json<Status>, Problem> 
 }
 
 impl AdminState {
+    /// What was seen last at each configured callback URL.
+    async fn urls(&self) -> Result<Vec<UrlView>, Problem> {
+        let mut marks: BTreeMap<_, _> = self.store.url_marks().await?.into_iter().collect();
+        let mut unrecorded = self.notes.unrecorded_urls();
+        let view = |name: &AppName| {
+            let mut marks = marks.remove(name).unwrap_or_default();
+            marks.merge(unrecorded.remove(name).unwrap_or_default());
+            UrlView::of(name, marks)
+        };
+        Ok(self.doors.current().keys().map(view).collect())
+    }
+
     /// The calls that this process holds back: after failures, and for a quota.
     fn held_back(&self) -> (Vec<HeldBack>, Vec<HeldBack>) {
         let held_back = self.breakers.all(self.clock.now()).into_iter();

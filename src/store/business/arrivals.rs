@@ -68,6 +68,7 @@ pub(crate) fn append(txn: &mut Txn<'_>, arrival: Arrival, events_max: u64) -> Re
             let quarantined = Quarantined { id, app, received_at, reason, receive_id, message_bytes };
             txn.put(keys::set_aside(id), &SetAside::Quarantined(quarantined))?;
             txn.counts().quarantined += 1;
+            txn.counts().made.quarantined += 1;
         }
         Payload::Chat(event) => chats::apply(txn, &app, &event, received_at)?,
         Payload::Visibility(corp_id) => dealers::report_visibility(txn, &app, &corp_id, id)?,

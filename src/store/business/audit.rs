@@ -47,8 +47,8 @@ pub(crate) fn complaints(view: &View<'_>, known: Counts) -> Result<Vec<String>, 
     audit.fans()?;
     audit.suites()?;
     audit.trail()?;
-    let Counts { feed_head, feed_pruned, event_head, .. } = known;
-    let expected = Counts { feed_head, feed_pruned, event_head, ..counted };
+    let Counts { feed_head, feed_pruned, event_head, made, .. } = known;
+    let expected = Counts { feed_head, feed_pruned, event_head, made, ..counted };
     audit.expect(known == expected, || format!("counted {expected:?}, noted {known:?}"));
     Ok(audit.complaints)
 }

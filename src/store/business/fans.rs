@@ -145,6 +145,7 @@ pub(crate) fn settle(
                 return forgotten::found_out(txn, &work.key, now);
             }
             fan.minted(minted, same_id_extends);
+            txn.counts().made.minted += 1;
         }
         (FanOutcome::Existing(found), step) => {
             fan.attempts = 0;

@@ -95,5 +95,6 @@ pub(crate) fn bury(
 ) -> Result<(), StoreError> {
     let event = InboxEvent { failure: Some(reason), attempts: event.attempts + 1, ..event.clone() };
     txn.counts().dead += 1;
+    txn.counts().made.dead += 1;
     txn.put(keys::set_aside(event.id), &SetAside::Dead { event, died_at: now })
 }

@@ -108,6 +108,7 @@ fn accept(
             txn.delete(keys::linked(&unionid, key));
         } else {
             txn.counts().links += 1;
+            txn.counts().made.links[claim.source.unwrap_or(contact.source) as usize] += 1;
             dealers::count(txn, key, |counts| counts.links += 1)?;
             if contact.source == Source::Reconcile {
                 tasks::count_link(txn)?;

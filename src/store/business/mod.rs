@@ -18,6 +18,7 @@ pub(crate) mod fans;
 pub(crate) mod feed;
 pub(crate) mod forget;
 pub(crate) mod forgotten;
+pub(crate) mod history;
 pub(crate) mod inbox;
 pub(crate) mod ledgers;
 pub(crate) mod links;

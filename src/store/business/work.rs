@@ -170,6 +170,7 @@ fn answered(
 ) -> Result<Option<ChangeType>, StoreError> {
     match answer {
         Ok(pending_id) => {
+            txn.counts().made.resolved += 1;
             set_lookup(txn, key, contact, None)?;
             links::contact_arrives(txn, key, contact, &pending_id, now)
         }

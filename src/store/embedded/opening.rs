@@ -11,7 +11,7 @@ use super::folder::{Folder, OpenError, folder_error};
 use super::indexing::Indexing;
 use super::on_disk::OnDisk;
 use super::upgrade::{self, Commits};
-use super::wal::{Log, LogWriter};
+use super::wal::{Log, LogWriter, Timed};
 use super::writer::{Disk, InMemory, ManualWriter, Parts, Writer};
 use super::{Embedded, EmbeddedStore, Settings};
 use crate::store::embedded::fan_index::Index;
@@ -89,7 +89,9 @@ impl EmbeddedStore {
         let rotated = Box::new(move |last| closing.closed(last));
         let not_started = folder_error("start the threads of", folder.path());
         let log = LogWriter::begin(&wal, lineage, last + 1, rotated);
-        let log: Box<dyn Log> = Box::new(log.map_err(folder_error("begin a segment in", &wal))?);
+        let log = log.map_err(folder_error("begin a segment in", &wal))?;
+        let timing = progress.clone();
+        let log: Box<dyn Log> = Box::new(Timed { log, took: Box::new(move |took| timing.synced(took)) });
         let spare_bytes = (settings.free_mb_min << 20).saturating_add(CHECKPOINT_SPARES_BYTES);
         let suspect = database.clone();
         let index = Suspect {

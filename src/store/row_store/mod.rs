@@ -8,6 +8,7 @@
 mod backend;
 mod feed;
 mod groups;
+mod history;
 mod job;
 mod leases;
 mod leasing;

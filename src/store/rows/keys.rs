@@ -37,6 +37,9 @@
 //! | `e` | hash of an id | when the person with it was forgotten |
 //! | `p` | receipt id | the receipt of an erasure |
 //! | `D` | number | an entry of the audit trail |
+//! | `H` | hour | what was counted in this hour |
+//! | `U` | app or suite | what is remembered of its callback URL |
+//! | `F` | sink | its last failures |
 //! | `k` | unionid | a person whose erasure is to be completed |
 //!
 //! Queues and the feed are in the order of time: sled keeps such ranges small, however many rows pass through
@@ -56,7 +59,7 @@ pub(crate) use parts::Parts;
 use parts::damaged;
 
 /// The kinds of all keys, in order.
-pub(crate) const KINDS: &[u8] = b"ABDEGMPSTabcdefghijklmnopqrstuvwxyz";
+pub(crate) const KINDS: &[u8] = b"ABDEFGHMPSTUabcdefghijklmnopqrstuvwxyz";
 
 /// Room for the keys that every event has.
 const KEY_BYTES: usize = 24;
@@ -355,6 +358,19 @@ pub(crate) fn forgotten(hash: [u8; 16]) -> Vec<u8> {
 
 pub(crate) fn receipt(id: ReceiptId) -> Vec<u8> {
     [b"p", id.0.as_slice()].concat()
+}
+
+/// The counts of the hour that begins at this instant.
+pub(crate) fn hour(begins_at: Timestamp) -> Vec<u8> {
+    Key::kind(b'H').instant(begins_at).done()
+}
+
+pub(crate) fn url_marks(name: &AppName) -> Vec<u8> {
+    Key::kind(b'U').id(name.as_str()).done()
+}
+
+pub(crate) fn sink_failures(sink: &SinkName) -> Vec<u8> {
+    Key::kind(b'F').id(sink.as_str()).done()
 }
 
 pub(crate) fn audit_entry(number: u64) -> Vec<u8> {

@@ -15,7 +15,7 @@ use crate::store::rows::ids::FanNumber;
 use crate::store::rows::records::{Record, decode, encode};
 use crate::store::rows::source::{Batch, Source};
 use crate::store::rows::view::Read;
-use crate::store::{Counts, StoreError};
+use crate::store::{Counts, Made, StoreError};
 
 /// The counters of the store, in the one record that every commit rewrites.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,12 +31,76 @@ pub(crate) struct Meta {
 }
 
 impl Record for Meta {
-    /// Version 3 has the same fields; the number keeps older programs from opening a store with newer
-    /// records.
-    const VERSION: u8 = 4;
+    const VERSION: u8 = 5;
 
+    /// Versions 3 and 4 do not count what was made. Their numbers keep older programs from opening a store with newer
+    /// records.
     fn of_version(version: u8, body: &[u8]) -> Option<Result<Self, postcard::Error>> {
-        (version == 3).then(|| postcard::from_bytes(body))
+        matches!(version, 3 | 4).then(|| postcard::from_bytes::<MetaBefore>(body).map(Into::into))
+    }
+}
+
+/// [`Meta`] up to version 4.
+#[derive(Deserialize)]
+#[cfg_attr(test, derive(Serialize))]
+struct MetaBefore {
+    store_id: [u8; 16],
+    inbox: u64,
+    dead: u64,
+    quarantined: u64,
+    contacts: u64,
+    waiting: u64,
+    links: u64,
+    feed_head: u64,
+    feed_pruned: u64,
+    event_head: u64,
+    sheets: u32,
+    forgotten_at: Option<Timestamp>,
+}
+
+#[cfg(test)]
+impl Meta {
+    /// The body of a record of version 4 or before.
+    pub(crate) fn as_before(&self) -> Vec<u8> {
+        let Self { store_id, counts, sheets, forgotten_at } = *self;
+        let Counts { inbox, dead, quarantined, contacts, waiting, .. } = counts;
+        let Counts { links, feed_head, feed_pruned, event_head, .. } = counts;
+        let before = MetaBefore {
+            store_id,
+            inbox,
+            dead,
+            quarantined,
+            contacts,
+            waiting,
+            links,
+            feed_head,
+            feed_pruned,
+            event_head,
+            sheets,
+            forgotten_at,
+        };
+        postcard::to_allocvec(&before).unwrap()
+    }
+}
+
+impl From<MetaBefore> for Meta {
+    fn from(before: MetaBefore) -> Self {
+        let MetaBefore { store_id, inbox, dead, quarantined, contacts, waiting, .. } = before;
+        let MetaBefore { links, feed_head, feed_pruned, event_head, sheets, forgotten_at, .. } = before;
+        let made = Made::default();
+        let counts = Counts {
+            inbox,
+            dead,
+            quarantined,
+            contacts,
+            waiting,
+            links,
+            feed_head,
+            feed_pruned,
+            event_head,
+            made,
+        };
+        Self { store_id, counts, sheets, forgotten_at }
     }
 }
 

@@ -14,6 +14,7 @@ use super::register::{SECONDS, new, registered};
 use crate::callback::{KeyAge, Refusal};
 use crate::domain::event::Kind;
 use crate::domain::far_off::{FarOff, far_off};
+use crate::domain::history::Tallies;
 use crate::domain::ids::AppName;
 use crate::domain::time::Timestamp;
 
@@ -121,6 +122,17 @@ impl CallbackMetrics {
     #[must_use]
     pub fn answered_with(&self, outcome: CallbackOutcome) -> u64 {
         self.answered.get_or_create(&[("outcome", outcome.into())]).get()
+    }
+
+    /// Adds the answers and the refusals to what is counted for the history.
+    pub(super) fn count_into(&self, counted: &mut Tallies) {
+        for outcome in CallbackOutcome::VARIANTS {
+            counted.add("callbacks", outcome.into(), self.answered_with(*outcome));
+        }
+        for refusal in Refusal::VARIANTS {
+            let count = self.refused.get(&[("reason", refusal.into())]).map_or(0, |count| count.get());
+            counted.add("refusals", refusal.into(), count);
+        }
     }
 
     /// Counts a refused callback.

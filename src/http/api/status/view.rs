@@ -15,6 +15,7 @@ use crate::domain::dealer::DealerState;
 use crate::domain::event::AppAlarmKind;
 use crate::domain::finding::{Finding, FindingView};
 use crate::domain::forecast::Forecast;
+use crate::domain::history::{LastRefusal, UrlMarks};
 use crate::domain::ids::{AppName, CorpId, SuiteId};
 use crate::domain::text::Text;
 use crate::domain::time::Timestamp;
@@ -38,9 +39,44 @@ pub(super) struct StoreLog {
 
 impl From<LogStatus> for StoreLog {
     fn from(status: LogStatus) -> Self {
-        let LogStatus { log_bytes, checkpoint_bytes, checkpoints_failed, checkpoint_failure, index_rebuilt } =
-            status;
+        let LogStatus {
+            log_bytes,
+            checkpoint_bytes,
+            checkpoints_failed,
+            checkpoint_failure,
+            index_rebuilt,
+            ..
+        } = status;
         Self { log_bytes, checkpoint_bytes, checkpoints_failed, checkpoint_failure, index_rebuilt }
+    }
+}
+
+/// What was seen last at a callback URL, at any replica, also before the last start.
+#[derive(Serialize, ToSchema)]
+pub(super) struct UrlView {
+    /// The app or suite: the name in the URL.
+    #[schema(value_type = String, example = "brand")]
+    pub(super) name: AppName,
+    /// When a URL check by WeCom was last answered.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub(super) verified_at: Option<Timestamp>,
+    /// When a callback was last acknowledged.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub(super) callback_at: Option<Timestamp>,
+    /// When a request was last refused.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub(super) refused_at: Option<Timestamp>,
+    /// Why: a reason of `unionlink_callback_refusals_total`.
+    #[schema(example = "signature")]
+    pub(super) refused_because: Option<String>,
+}
+
+impl UrlView {
+    pub(super) fn of(name: &AppName, marks: UrlMarks) -> Self {
+        let UrlMarks { verified_at, callback_at, refused } = marks;
+        let (refused_at, refused_because) =
+            refused.map_or((None, None), |LastRefusal { at, reason }| (Some(at), Some(reason)));
+        Self { name: name.clone(), verified_at, callback_at, refused_at, refused_because }
     }
 }
 
@@ -86,6 +122,8 @@ pub(in super::super) struct Status {
     pub(super) alarms: Vec<AlarmView>,
     /// The suites of agency-developed apps.
     pub(super) suites: Vec<SuiteStatus>,
+    /// What was seen last at each callback URL.
+    pub(super) urls: Vec<UrlView>,
     /// What is wrong with suites, their apps and callback URLs, and what to do.
     #[schema(value_type = Vec<FindingView>)]
     pub(super) findings: Vec<Finding>,

@@ -60,6 +60,11 @@ impl Progress {
         self.wake();
     }
 
+    /// A commit took so long to become durable.
+    pub(crate) fn synced(&self, took: Duration) {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).syncs.add(took);
+    }
+
     /// The index is about to be given records up to this one.
     pub(crate) fn touching(&self, last: u64) {
         self.touched.store(last, SeqCst);

@@ -15,6 +15,7 @@ pub(crate) mod record;
 mod segment;
 #[cfg(test)]
 mod tests;
+mod timed;
 mod write;
 
 pub(crate) use files::{SegmentFile, delete_up_to, list, segment_name};
@@ -23,4 +24,5 @@ pub(crate) use limited::Limited;
 pub(crate) use read::{Content, Gap, Replayed, damaged, lineage, replay};
 pub(crate) use record::Lineage;
 pub(crate) use segment::AppendError;
+pub(crate) use timed::Timed;
 pub(crate) use write::{Log, LogWriter};
