@@ -5,6 +5,7 @@
 
 mod apps;
 mod assemble;
+mod certificates;
 mod deliveries;
 mod descriptors;
 mod duties;
@@ -19,6 +20,7 @@ pub use assemble::{Assembled, Parts, SinkPart, StoredLedgers, Task, Workers, ass
 pub use reload::ConfigSource;
 pub use replicas::share_work;
 pub use sinks::BuildError;
+pub(crate) use sinks::build as build_sink;
 pub use start_error::StartError;
 
 use std::net::SocketAddr;
@@ -35,6 +37,7 @@ use crate::domain::backoff::Jitter;
 use crate::http::api::{self, AdminState, Guard, ImportLog, LateAnswers, Permits, RefusedTokens};
 use crate::http::{self, BoundPath, CallbackState, Listener, Reload, TrustedProxies, public};
 use crate::lifecycle::{Failure, Lifecycle};
+use crate::machine::Wanted;
 use crate::store::{Replicas, Store, StoreError};
 use crate::telemetry::metrics::Metrics;
 use crate::wecom::{ClientSettings, Https, SuitePlatform};
@@ -159,7 +162,9 @@ impl App {
             app.lifecycle.supervise("reload", reloader.clone().run(app.lifecycle.soft()));
             reloader as Arc<dyn Reload>
         });
-        let of_admin = OfAdmin { suite_platform, connections: admin_limits.connections_max, guard, reload };
+        let connections = admin_limits.connections_max;
+        let machine = opening::wanted(config);
+        let of_admin = OfAdmin { suite_platform, connections, guard, reload, machine };
         let admin_state = Arc::new(admin_state(&context, &callbacks, of_admin, &app));
         let proxies = TrustedProxies::new(&config.server.trusted_proxies);
         app.serve("public listener", public, public::router(callbacks), public_limits, proxies.clone());
@@ -169,6 +174,11 @@ impl App {
             .supervise("refused tokens", api::record_refused_tokens(admin_state, app.lifecycle.soft()));
         for (name, task) in tasks {
             app.lifecycle.supervise(name, task);
+        }
+        if let Some(url) = &config.server.public_url {
+            let (clock, metrics) = (context.clock.clone(), context.metrics.clone());
+            let watch = certificates::watch(url.0.clone(), clock, metrics, app.lifecycle.soft());
+            app.lifecycle.supervise("certificate", watch);
         }
         app.work(workers, &context, &duties, admin_for_others).await?;
         app.watch(&context);
@@ -293,11 +303,12 @@ struct OfAdmin {
     connections: usize,
     guard: Arc<Guard>,
     reload: Option<Arc<dyn Reload>>,
+    machine: Wanted,
 }
 
 /// What the handlers of the admin listener share.
 fn admin_state(context: &Context, callbacks: &CallbackState, own: OfAdmin, app: &App) -> AdminState {
-    let OfAdmin { suite_platform, connections, guard, reload } = own;
+    let OfAdmin { suite_platform, connections, guard, reload, machine } = own;
     AdminState {
         store: context.store.clone(),
         doors: callbacks.doors.clone(),
@@ -324,6 +335,7 @@ fn admin_state(context: &Context, callbacks: &CallbackState, own: OfAdmin, app: 
         guard,
         reload,
         started_at: context.clock.now(),
+        machine,
         feed_kept_ms: context.feed_kept_ms,
     }
 }

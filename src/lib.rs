@@ -113,6 +113,7 @@
 pub mod app;
 pub mod at_rest;
 pub mod callback;
+mod certificate;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -120,6 +121,7 @@ pub mod domain;
 pub mod http;
 pub mod intake;
 pub mod lifecycle;
+pub mod machine;
 #[cfg(test)]
 #[path = "../tests/peers/mod.rs"]
 mod peers;

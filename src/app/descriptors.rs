@@ -15,6 +15,11 @@ pub(super) struct Connections {
     pub(super) admin: u64,
 }
 
+/// The open files that so many connections need, with all else.
+pub(super) fn files_for(wanted: u64) -> u64 {
+    wanted + ADMIN_CONNECTIONS_MAX.min(wanted) + RESERVED
+}
+
 /// Raises the limit of open files as far as the system allows and divides it between the listeners.
 pub(super) fn connections(wanted: u64) -> Connections {
     let limit = raised();

@@ -7,9 +7,10 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::StartError;
+use super::{StartError, descriptors};
 use crate::config::{Config, Place};
 use crate::http::{self, Limits, Listener, StartProgress, TrustedProxies, starting, starting_in_public};
+use crate::machine::Wanted;
 use crate::store::Store;
 use crate::store::embedded::{EmbeddedStore, OpenError, Settings};
 use crate::store::postgres::{self, PostgresStore};
@@ -99,6 +100,18 @@ async fn answering_meanwhile<T>(
     // Requests under way have their answer within the time-outs of the listener.
     drop(connections);
     opened
+}
+
+/// What the service asks of its machine.
+pub(super) fn wanted(config: &Config) -> Wanted {
+    let files = descriptors::files_for(config.server.connections_max);
+    let Place::Folder(folder) = &config.store.place else { return Wanted { files, ..Wanted::default() } };
+    Wanted {
+        store: Some(folder.path.clone()),
+        free_bytes_min: folder.free_mb_min << 20,
+        files,
+        memory_bytes: (folder.cache_mb << 20) * 2,
+    }
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ use super::deliveries::{Deliveries, sink_part};
 use super::{apps, tokens};
 use crate::config::{self, Changes, Config, Environment, Problem, Values};
 use crate::domain::audit::{AuditAction, AuditBy, AuditEntry};
+use crate::domain::finding::ConfigDifference;
 use crate::domain::ids::AppName;
 use crate::http::api::{Guard, Token};
 use crate::http::doors::Doors;
@@ -195,6 +196,19 @@ impl Reloader {
 
 #[async_trait]
 impl Reload for Reloader {
+    async fn difference(&self) -> Option<ConfigDifference> {
+        let (_, new) = match self.read().await {
+            Ok(read) => read,
+            Err(problems) => {
+                let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
+                return Some(ConfigDifference::Invalid(problems.join("; ")));
+            }
+        };
+        let Changes { changed, needs_restart, .. } = self.values.lock().await.changes(&new);
+        let keys: Vec<_> = changed.into_iter().chain(needs_restart).collect();
+        (!keys.is_empty()).then_some(ConfigDifference::Keys(keys))
+    }
+
     async fn reload(&self, by: AuditBy) -> Result<Reloaded, Vec<ConfigurationProblem>> {
         let result = self.reload_all().await;
         self.record(by, &result).await;

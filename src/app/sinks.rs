@@ -47,7 +47,7 @@ pub enum BuildError {
 }
 
 /// Builds a sink. Connects to nothing.
-pub(super) fn build(sink: &config::Sink, clock: Arc<dyn Clock>) -> Result<Box<dyn Sink>, BuildError> {
+pub(crate) fn build(sink: &config::Sink, clock: Arc<dyn Clock>) -> Result<Box<dyn Sink>, BuildError> {
     Ok(match &sink.target {
         SinkTarget::Webhook(target) => {
             let settings = webhook_settings(&sink.name, target)?;

@@ -1,24 +1,33 @@
 //! `unionlink doctor`: asks the running service what is wrong, looks at what only somebody outside it can see, and prints
 //! all of it.
 //!
-//! It changes nothing, and calls WeCom for nothing. Deliberately absent: what the service sees (`GET /v1/doctor`).
+//! It changes nothing. It calls WeCom only where no service answers, for each self-built app at most `gettoken` and a page of
+//! the list of dealers; and with `--deep`. Deliberately absent: what the service sees (`GET /v1/doctor`).
 
+mod bundle;
 mod callback;
+mod local;
+mod network;
 mod report;
+mod wecom;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
 use strum::VariantArray as _;
 
+use self::bundle::Bundle;
 use self::callback::Outside;
 use self::report::Report;
 use super::admin::{AdminApi, ServiceArgs, TIMEOUT, failure_reason, read_body};
 use super::lang::Lang;
-use super::output::Output;
+use super::output::{Output, say};
 use super::verify_url::PublicUrl;
-use crate::config::{self, Config, ConfigError, Environment};
+use crate::clock::{Clock as _, SystemClock};
+use crate::config::{self, Config, Environment};
 use crate::domain::finding::{Finding, FindingCode, FindingState, Raw, Subject, Todo};
 use crate::domain::text::{Text, text};
 
@@ -28,6 +37,7 @@ const FAILED: u8 = 1;
 const COULD_NOT_RUN: u8 = 3;
 
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option")]
 pub(super) struct Doctor {
     /// Only what has these codes, such as callback.public, or begins with them, such as callback
     #[arg(value_name = "CODE", value_parser = known)]
@@ -39,6 +49,13 @@ pub(super) struct Doctor {
     /// Stay on this machine: nothing outside it is looked up or connected to
     #[arg(long)]
     offline: bool,
+    /// Also spend a call of the quota for each self-built app, and send a test message to each webhook
+    #[arg(long, conflicts_with = "offline")]
+    deep: bool,
+    /// Also write a ZIP file for those who help: findings, status, counts, metrics and the redacted configuration, with the
+    /// names and ids of corps and hosts replaced
+    #[arg(long, value_name = "FILE.zip")]
+    report: Option<PathBuf>,
     /// List what is looked at, and look at nothing
     #[arg(long)]
     list: bool,
@@ -82,7 +99,19 @@ impl Doctor {
             }
             return Ok(ExitCode::SUCCESS);
         }
-        let report = self.look(environment).await;
+        if self.deep {
+            for line in self.lang.lines(&deep()) {
+                say(&line);
+            }
+        }
+        let mut bundle = Bundle::default();
+        let report = self.look(environment, &mut bundle).await;
+        if let Some(path) = &self.report {
+            bundle.add_json("findings.json", &report.json());
+            say(&format!("{}:", path.display()));
+            bundle.contents().iter().for_each(|file| say(&format!("  {file}")));
+            bundle.write(path).with_context(|| format!("cannot write {}", path.display()))?;
+        }
         let report = report.only(|code| self.is_wanted(code));
         if self.json {
             out.print(&report.json().to_string())?;
@@ -102,14 +131,40 @@ impl Doctor {
         self.codes.is_empty() || self.codes.iter().any(|text| is_of(code, text))
     }
 
-    async fn look(&self, environment: &Environment) -> Report {
+    async fn look(&self, environment: &Environment, bundle: &mut Bundle) -> Report {
         let mut report = Report::default();
         let config = self.configuration(environment, &mut report);
-        let is_running = self.ask_service(environment, &mut report).await;
-        if let Some(config) = &config {
-            let outside =
-                Outside { config, is_running, url: self.public.url.as_ref(), offline: self.offline };
-            report.add_own(outside.look().await);
+        let is_running = self.ask_service(environment, &mut report, bundle).await;
+        let Some(config) = &config else { return report };
+        bundle.add_config(config);
+        let (url, offline, deep) = (self.public.url.as_ref(), self.offline, self.deep);
+        let outside = Outside { config, is_running, url, offline };
+        let of_wecom = async {
+            // The service knows how it is answered.
+            if offline || is_running && !deep {
+                return Vec::new();
+            }
+            wecom::ask(config, deep, SystemClock.now()).await
+        };
+        let (way, urls, exposure, of_wecom, sinks) = tokio::join!(
+            network::way(config, offline),
+            outside.look(),
+            network::exposure(config, url, offline),
+            of_wecom,
+            local::sinks(config, offline, deep),
+        );
+        report.add_own(local::lock(config, is_running));
+        report.add_own(way);
+        report.add_own(urls);
+        report.add_own([exposure]);
+        if is_running {
+            // Only what the deeper look knows better.
+            report
+                .replace(of_wecom.into_iter().filter(|finding| finding.code == FindingCode::WecomPermission));
+            report.replace(sinks);
+        } else {
+            report.add_own(of_wecom);
+            report.add_own(sinks);
         }
         report
     }
@@ -117,33 +172,22 @@ impl Doctor {
     /// The configuration, if it is read and can be used.
     fn configuration(&self, environment: &Environment, report: &mut Report) -> Option<Config> {
         let path = self.service.configured()?;
-        let code = FindingCode::ConfigValid;
         match config::load(path, environment) {
             Ok(config) => {
-                let path = path.display();
-                let seen = text!("{path}", "{path}");
-                report.add_own([Finding::ok(code, Subject::default(), seen)]);
+                report.add_own(local::of_configuration(path, &config));
                 Some(config)
             }
             Err(error) => {
-                let is_unread = matches!(error, ConfigError::Read { .. });
-                let problems = error.into_problems();
-                let shown: Vec<_> = problems.iter().map(ToString::to_string).collect();
-                let shown = shown.join("; ");
-                let seen = text!("{shown}", "{shown}");
+                let (findings, is_unread) = local::unusable(error);
                 report.could_not_look |= is_unread;
-                report.add_own([if is_unread {
-                    Finding::unknown(code, Subject::default(), seen)
-                } else {
-                    invalid(seen)
-                }]);
+                report.add_own(findings);
                 None
             }
         }
     }
 
     /// Asks the service. Returns whether it runs.
-    async fn ask_service(&self, environment: &Environment, report: &mut Report) -> bool {
+    async fn ask_service(&self, environment: &Environment, report: &mut Report, bundle: &mut Bundle) -> bool {
         let (code, subject) = (FindingCode::PortsListen, Subject::default());
         // What is wrong with the configuration was said.
         let Ok(api) = self.service.access(environment).and_then(|access| AdminApi::new(&access)) else {
@@ -175,6 +219,12 @@ impl Doctor {
         let status = answer.status();
         let body = read_body(answer).await.unwrap_or_default();
         let findings = if status == StatusCode::OK { api.parsed::<Value>(&body).ok() } else { None };
+        if let Some(version) = findings.as_ref().and_then(|answer| answer["unionlink"].as_str()) {
+            report.add_own([local::version(version)]);
+        }
+        if self.report.is_some() {
+            collect(&api, bundle).await;
+        }
         if let Some(findings) = findings.as_ref().and_then(|answer| answer["findings"].as_array()) {
             report.add_of_service(findings.clone());
         } else {
@@ -188,21 +238,28 @@ impl Doctor {
     }
 }
 
-fn invalid(seen: Text) -> Finding {
-    Finding {
-        code: FindingCode::ConfigValid,
-        state: FindingState::Fail,
-        subject: Subject::default(),
-        since: None,
-        seen,
-        raw: Raw::default(),
-        means: text!("the service does not start with it", "服务无法以此配置启动"),
-        todo: Todo {
-            text: text!(
-                "correct what is named; if a variable is missing that the service has, run this as the service is run",
-                "请更正上述各项；如果缺少的是服务才有的环境变量，请以服务的运行方式执行本命令",
-            ),
-        },
+/// What `--deep` does and costs.
+fn deep() -> Text {
+    text!(
+        "--deep: one call of unionid_to_pending_id for each self-built app (of 100,000 an hour), and a message of the type \
+         unionlink.test to each webhook",
+        "--deep：每个自建应用调用一次 unionid_to_pending_id（每小时配额 100,000 次），并向每个 webhook 发送一条类型为 unionlink.test 的消息",
+    )
+}
+
+/// Collects what the service says of itself, for those who help.
+async fn collect(api: &AdminApi, bundle: &mut Bundle) {
+    for (name, path, parameters) in [
+        ("status.json", ["v1", "status"].as_slice(), [].as_slice()),
+        ("history.json", &["v1", "history"], &[("hours", Some("48"))]),
+    ] {
+        let answer = api.get(api.url(path, parameters)).await;
+        if let Ok(value) = answer.and_then(|body| api.parsed::<Value>(&body)) {
+            bundle.add_json(name, &value);
+        }
+    }
+    if let Ok(body) = api.get(api.url(&["metrics"], &[])).await {
+        bundle.add_text("metrics.txt", String::from_utf8_lossy(&body).into_owned());
     }
 }
 

@@ -14,7 +14,9 @@ use serde::Serialize;
 use super::config_file::ConfigFile;
 use super::output::{counted, print, say};
 use super::progress_display::ProgressDisplay;
+use crate::clock::{Clock as _, SystemClock};
 use crate::config::{self, Environment, Place};
+use crate::machine::note_backup;
 use crate::store::embedded::{
     BackedUp, Compacted, EmbeddedStore, Restore, Restored, Verified, backup, compact, restore, verify,
 };
@@ -164,6 +166,12 @@ impl OfFolder {
                 let (folder, _) = store.place()?;
                 let done = backup(&folder, &to).with_context(|| cannot("back up", &folder))?;
                 let BackedUp { commits, files, copied, bytes } = done;
+                if let Err(error) = note_backup(&folder, &to, bytes, SystemClock.now()) {
+                    say(&format!(
+                        "doctor will not know of it: no note could be left in {}: {error}",
+                        folder.display()
+                    ));
+                }
                 say(&format!(
                     "{} in {}, {} new, {}, in {}",
                     counted(commits, COMMITS),

@@ -77,6 +77,9 @@ pub struct Config {
     /// Whether a secret is written in the file itself.
     #[serde(skip)]
     holds_a_secret: bool,
+    /// The files that secrets were read from.
+    #[serde(skip)]
+    pub(crate) secret_files: Vec<PathBuf>,
 }
 
 impl Config {
@@ -108,8 +111,20 @@ impl Config {
         shared_keys::check_shared_keys(root, &suites, &apps);
         let holds_a_secret = root.reading.holds_a_secret.get();
         let (server, admin, store, wecom, log) = (server?, admin?, store?, wecom?, log?);
-        let warnings = Vec::new();
-        Some(Self { server, admin, store, wecom, log, apps, suites, sinks, warnings, holds_a_secret })
+        let (warnings, secret_files) = (Vec::new(), root.reading.secret_files.take());
+        Some(Self {
+            server,
+            admin,
+            store,
+            wecom,
+            log,
+            apps,
+            suites,
+            sinks,
+            warnings,
+            holds_a_secret,
+            secret_files,
+        })
     }
 }
 

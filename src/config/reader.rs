@@ -6,6 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt::{self, Display};
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 
 use secrecy::zeroize::Zeroizing;
 use serde::de::DeserializeOwned;
@@ -42,6 +43,26 @@ pub struct Problem {
     pub hint: Option<String>,
 }
 
+/// What is wrong with a key that does not exist.
+const UNKNOWN_KEY: &str = "is not a known key";
+
+/// What is wrong with a file that others can read.
+pub(super) const OPEN_TO_ALL: &str = "is open to every user of the machine";
+
+impl Problem {
+    /// Whether the key does not exist.
+    #[must_use]
+    pub fn is_unknown_key(&self) -> bool {
+        self.reason == UNKNOWN_KEY
+    }
+
+    /// Whether a file with secrets is open to everybody.
+    #[must_use]
+    pub fn is_open_file(&self) -> bool {
+        self.reason.contains(OPEN_TO_ALL)
+    }
+}
+
 impl Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.key, self.reason)
@@ -59,6 +80,8 @@ pub(super) struct Reading<'a> {
     problems: RefCell<Vec<Problem>>,
     /// Whether a secret is written in the file itself.
     pub(super) holds_a_secret: Cell<bool>,
+    /// The files that secrets were read from.
+    pub(super) secret_files: RefCell<Vec<PathBuf>>,
 }
 
 impl<'a> Reading<'a> {
@@ -72,7 +95,8 @@ impl<'a> Reading<'a> {
             hint: Some("write UNIONLINK__SECTION__KEY, or UNIONLINK__APPS__0__KEY".to_owned()),
         });
         let problems = RefCell::new(problems.collect());
-        Self { environment, overrides, problems, holds_a_secret: Cell::new(false) }
+        let (holds_a_secret, secret_files) = (Cell::new(false), RefCell::default());
+        Self { environment, overrides, problems, holds_a_secret, secret_files }
     }
 
     /// All problems, sorted by key.
@@ -278,7 +302,7 @@ impl<'a> Section<'a> {
 impl Drop for Section<'_> {
     fn drop(&mut self) {
         for name in self.table.keys() {
-            self.problem(name, "is not a known key", Some(&self.suggestion(name)));
+            self.problem(name, UNKNOWN_KEY, Some(&self.suggestion(name)));
         }
     }
 }

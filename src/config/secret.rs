@@ -15,7 +15,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Serialize, Serializer};
 use toml::{Table, Value};
 
-use super::reader::{Invalid, Reading, Section, Severity};
+use super::reader::{Invalid, OPEN_TO_ALL, Reading, Section, Severity};
 use crate::telemetry::address::Address;
 
 /// The source of a secret whose text is in a `UNIONLINK__…` variable.
@@ -106,6 +106,7 @@ fn from_table(
                 return Err((reason.to_owned(), Some(format!("write the path of a file; {NOT_SHOWN}"))));
             }
             let content = Zeroizing::new(private_file(text.as_ref())?);
+            reading.secret_files.borrow_mut().push(text.clone().into());
             Ok((content.trim_end_matches(['\r', '\n']).to_owned(), format!("file {text}")))
         }
         other => Err(malformed(format!("has {other:?} in it"))),
@@ -150,7 +151,7 @@ pub(super) fn private_file(path: &Path) -> Result<String, Invalid> {
         let hint = format!(
             "chmod 600 {shown}, or 640 for a group; for a Kubernetes secret, defaultMode: 0400 in its volume"
         );
-        let reason = format!("file {shown} is open to every user of the machine (mode {mode:04o})");
+        let reason = format!("file {shown} {OPEN_TO_ALL} (mode {mode:04o})");
         return Err((reason, Some(hint)));
     }
     let mut content = String::new();

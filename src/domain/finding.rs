@@ -19,7 +19,10 @@ mod url_checks;
 
 pub use code::FindingCode;
 pub use facts::{AppFacts, AuthorizationFacts, Refusal, SuiteFacts, TicketFacts};
-pub use service::{HeldBackCalls, ServedApp, ServedDealer, ServiceFacts, SinkFacts, service_findings};
+pub use service::{
+    BackupFacts, ConfigDifference, DiskFacts, Filesystem, HeldBackCalls, HostFacts, ServedApp, ServedDealer,
+    ServiceFacts, SinkFacts, service_findings,
+};
 pub use shape::{Finding, FindingState, FindingView, Raw, Subject, Todo, Verdict};
 pub use url_checks::{CheckedUrl, UrlCheckFacts, url_check_findings};
 

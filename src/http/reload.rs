@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 
 use super::problem::ConfigurationProblem;
 use crate::domain::audit::AuditBy;
+use crate::domain::finding::ConfigDifference;
 
 /// Reloads the configuration.
 #[async_trait]
@@ -19,6 +20,9 @@ pub trait Reload: Send + Sync {
     /// # Errors
     /// Everything that is wrong with the configuration; nothing has changed then.
     async fn reload(&self, by: AuditBy) -> Result<Reloaded, Vec<ConfigurationProblem>>;
+
+    /// What the file says otherwise than the service has it; `None` if nothing.
+    async fn difference(&self) -> Option<ConfigDifference>;
 }
 
 /// The configuration was reloaded.

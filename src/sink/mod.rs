@@ -29,6 +29,33 @@ pub trait Sink: Send {
     /// # Errors
     /// [`DeliveryError`], with the number of entries that were delivered before it.
     async fn deliver(&mut self, entries: &[FeedEntry]) -> Result<(), DeliveryError>;
+
+    /// Looks whether deliveries can succeed, and changes nothing.
+    ///
+    /// # Errors
+    /// Why they cannot succeed, for an operator.
+    async fn look(&mut self) -> Result<Looked, String> {
+        Ok(Looked::Nowhere)
+    }
+
+    /// Sends a message of the type `unionlink.test`, without data of anybody. Returns whether this kind of sink has one.
+    ///
+    /// # Errors
+    /// Why it was not accepted.
+    async fn test(&mut self) -> Result<bool, String> {
+        Ok(false)
+    }
+}
+
+/// What was found where deliveries go, for an operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Looked {
+    /// Nothing: only a delivery would tell.
+    Nowhere,
+    /// All is well.
+    Well(String),
+    /// Deliveries succeed, but something should be otherwise.
+    Doubtful(String),
 }
 
 /// A delivery failed, as a whole or after some of its entries.

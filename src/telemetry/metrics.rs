@@ -1,5 +1,5 @@
 //! Every metric of the service, with its name and help text, and the counters; those of the public listener
-//! are in `callbacks`, those of suites in `suites`. Label values are from closed sets or from the configuration, so that input cannot create series.
+//! are in `callbacks`, those of suites in `suites`, those of the machine in `machine`. Label values are from closed sets or from the configuration, so that input cannot create series.
 //!
 //! Deliberately absent: labels for dealers, fans or customers; setting the gauges, which `gauges` does just
 //! before each scrape; and the HTTP endpoint.
@@ -7,6 +7,7 @@
 mod callbacks;
 mod gauges;
 mod labels;
+mod machine;
 mod optional;
 mod register;
 mod store_log;
@@ -36,7 +37,7 @@ use crate::wecom::error::{CallError, Transport};
 pub use callbacks::CallbackMetrics;
 pub use labels::{AdminRefusal, AuthCodeOutcome, CallbackOutcome, Deletion, TimestampSource};
 use labels::{DeliveryOutcome, Labels, deletion_labels, delivery_labels, errcode_label};
-use optional::OptionalGauge;
+pub use machine::MachineMetrics;
 use register::{SECONDS, new, registered};
 use store_log::StoreLog;
 pub use suites::SuiteMetrics;
@@ -54,6 +55,8 @@ pub struct Metrics {
     pub suites: SuiteMetrics,
     /// Those of the public listener.
     pub callbacks: CallbackMetrics,
+    /// Those of the machine.
+    pub machine: MachineMetrics,
     findings: Family<Labels<2>, Gauge>,
     admin_refused: Family<Labels<1>, Counter>,
     link_seconds: Histogram,
@@ -89,7 +92,6 @@ pub struct Metrics {
     /// The values of `paused` at the last scrape.
     paused_before: Mutex<BTreeMap<Labels<3, String>, i64>>,
     damaged_records: Gauge,
-    disk_free_bytes: OptionalGauge,
     store_log: StoreLog,
     registry: Registry,
 }
@@ -104,7 +106,7 @@ impl Default for Metrics {
         let histogram = |r: &mut Registry, name, help| registered(r, name, help, Histogram::new(SECONDS));
         let metrics = Self {
             suites: SuiteMetrics::new(r),
-            findings: new(r, "finding", "Findings in /v1/status by code and state (warn, fail)"),
+            findings: new(r, "finding", "Findings of /v1/doctor by code and state"),
             callbacks: CallbackMetrics::new(r),
             admin_refused: new(
                 r,
@@ -188,7 +190,7 @@ impl Default for Metrics {
             ),
             paused_before: Mutex::default(),
             damaged_records: new(r, "damaged_records", "Damaged records found in the store since the start"),
-            disk_free_bytes: new(r, "disk_free_bytes", "Free bytes on the disk that the store writes to"),
+            machine: MachineMetrics::new(r),
             store_log: StoreLog::register(r),
             registry,
         };

@@ -120,7 +120,13 @@ impl Client {
         body: Option<&Value>,
     ) -> Result<Value, CallError> {
         let transport = |cause| CallError::Transport { api, cause };
+        let (asked_at, started) = (self.clock.now(), std::time::Instant::now());
         let reply = self.wire.exchange(&target(api, query), body).await.map_err(transport)?;
+        if let Some(at) = reply.at {
+            // In the middle of the call, and of the second that the answer names.
+            let half_ms = i64::try_from(started.elapsed().as_millis() / 2).unwrap_or(0);
+            self.metrics.machine.clock_compared(asked_at.plus_ms(half_ms).millis_since(at.plus_ms(500)));
+        }
         if reply.status != 200 {
             return Err(transport(Transport::Status(reply.status)));
         }
@@ -188,7 +194,7 @@ impl Client {
 }
 
 /// Path and query of a request; contains secrets.
-fn target(api: Api, query: &[(&str, &str)]) -> String {
+pub(super) fn target(api: Api, query: &[(&str, &str)]) -> String {
     use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
     let encoded =
         |(name, value): &(&str, &str)| format!("{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC));

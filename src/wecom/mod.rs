@@ -18,6 +18,7 @@ pub(crate) mod error;
 mod limiter;
 mod obtain;
 mod platform;
+mod probe;
 mod remedy;
 #[cfg(test)]
 mod scripted;
@@ -38,6 +39,7 @@ pub(crate) use errcode::{INVALID_TICKET, NO_LICENCE};
 pub use error::{CallError, Transport};
 pub use limiter::{Ledgers, Limiter};
 pub use platform::{ChatMembers, CustomerPage, DealerList, Platform, TokenOf};
+pub(crate) use probe::Probe;
 pub use remedy::Remedy;
 pub use suites::{AuthInfo, PermanentCode, SuitePlatform};
 pub use wire::{ClientError, ClientSettings, Https, Reply, Wire};

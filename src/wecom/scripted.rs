@@ -57,7 +57,7 @@ impl Wire for Scripted {
         // Other callers send their requests before this one is answered.
         tokio::task::yield_now().await;
         let answer = (self.answer)(&request);
-        Ok(Reply { status: 200, body: serde_json::to_vec(&answer).unwrap() })
+        Ok(Reply { status: 200, body: serde_json::to_vec(&answer).unwrap(), at: None })
     }
 }
 

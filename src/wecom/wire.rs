@@ -10,9 +10,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use reqwest::dns::Resolve;
+use reqwest::header::DATE;
 use serde_json::Value;
 
 use super::error::Transport;
+use crate::domain::time::Timestamp;
 use crate::reach::{Host, PrivateOnly, PublicAddress, SystemNames};
 use crate::telemetry::address::Address;
 
@@ -43,6 +45,8 @@ pub struct Reply {
     pub status: u16,
     /// The body; empty unless the status is 200.
     pub body: Vec<u8>,
+    /// When it was answered, as the answer says: to the second.
+    pub at: Option<Timestamp>,
 }
 
 /// Carries requests to WeCom.
@@ -113,8 +117,9 @@ impl Wire for Https {
         };
         let mut response = request.send().await.map_err(broken)?;
         let (status, mut bytes) = (response.status().as_u16(), Vec::new());
+        let at = response.headers().get(DATE).and_then(|date| instant_of(date.to_str().ok()?));
         if status != 200 {
-            return Ok(Reply { status, body: bytes });
+            return Ok(Reply { status, body: bytes, at });
         }
         while let Some(chunk) = response.chunk().await.map_err(broken)? {
             bytes.extend_from_slice(&chunk);
@@ -122,8 +127,14 @@ impl Wire for Https {
                 return Err(Transport::Body);
             }
         }
-        Ok(Reply { status, body: bytes })
+        Ok(Reply { status, body: bytes, at })
     }
+}
+
+/// The instant of a `Date` header.
+fn instant_of(date: &str) -> Option<Timestamp> {
+    let since_epoch = httpdate::parse_http_date(date).ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
+    i64::try_from(since_epoch.as_secs()).ok().map(Timestamp::from_secs)
 }
 
 fn cause(error: &reqwest::Error) -> Transport {

@@ -36,6 +36,8 @@ pub struct Notes {
 struct Recorded {
     counts: Tallies,
     made: Made,
+    /// What was free on the disk of the store.
+    free_kib: Option<u64>,
 }
 
 impl Notes {
@@ -86,6 +88,17 @@ impl Notes {
         counts
     }
 
+    /// By how much less, or more, of the disk is free than the last time: of the store, and of whatever else is on it.
+    fn disk_taken(&self, store: &dyn Store) -> Tallies {
+        let mut taken = Tallies::default();
+        let now = store.free_disk_bytes().map(|bytes| bytes >> 10);
+        if let Some((before, now)) = std::mem::replace(&mut self.recorded().free_kib, now).zip(now) {
+            taken.add("disk", "taken_kib", before.saturating_sub(now));
+            taken.add("disk", "freed_kib", now.saturating_sub(before));
+        }
+        taken
+    }
+
     /// What was counted and is not recorded yet.
     #[must_use]
     pub fn unrecorded(&self, store: &dyn Store) -> Tallies {
@@ -106,16 +119,21 @@ impl Notes {
         let (counted, made) = (self.counted(store), store.counts().made);
         let counts = counted.since(&self.recorded().counts);
         let urls = std::mem::take(&mut *self.urls());
-        let noted = Noted { counts, urls: urls.into_iter().collect(), failures: self.sinks.take_failures() };
+        let mut noted =
+            Noted { counts, urls: urls.into_iter().collect(), failures: self.sinks.take_failures() };
         if noted.is_empty() && made == self.recorded().made {
             return Ok(());
         }
         let (urls, failures) = (noted.urls.clone(), noted.failures.clone());
+        noted.counts.add_all(&self.disk_taken(store));
         let result = store.record_noted(noted, now).await;
         if result.is_ok() {
-            *self.recorded() = Recorded { counts: counted, made };
+            let mut recorded = self.recorded();
+            (recorded.counts, recorded.made) = (counted, made);
         } else {
-            urls.into_iter().for_each(|(name, marks)| self.note(&name, marks));
+            for (name, marks) in urls {
+                self.note(&name, marks);
+            }
             self.sinks.give_back(failures);
         }
         result

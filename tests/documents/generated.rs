@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use strum::VariantArray as _;
 use unionlink::domain::event::Kind;
-use unionlink::domain::finding::FindingCode;
+use unionlink::domain::finding::{BackupFacts, FindingCode};
 use unionlink::domain::ids::{AppName, CorpId, SinkName};
 use unionlink::domain::tally::Tally;
 use unionlink::store::Counts;
@@ -177,8 +177,13 @@ fn every_metric_is_in_the_documents() {
     metrics.sink("crm", (0, 0), "running", &["running"]);
     metrics.quota(&CorpId::new("ww0123456789").unwrap(), Api::UnionidToPendingId, "hour", 0, 1);
     metrics.paused([(&app, "app", None)].into_iter());
-    metrics.disk_free_bytes(Some(1));
-    let metrics = metrics.scrape(&Counts::default(), &Tally::default(), 0);
+    metrics.machine.disk_free_bytes(Some(1));
+    let at = unionlink::domain::time::Timestamp::EPOCH;
+    metrics.machine.backup(Some(&BackupFacts { at, bytes: 1, same_device: false }));
+    metrics.machine.clock_compared(0);
+    metrics.machine.clock_compared(0);
+    metrics.machine.certificate_days("callback.example.com", Some(9));
+    let metrics = metrics.scrape(&Counts::default(), Some(&Tally::default()), 0);
     let names: Vec<_> =
         metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
     assert!(names.len() >= 35, "{names:?}");

@@ -95,7 +95,7 @@ impl Wire for InProcessWire {
             let response = self.api.call(request.unwrap()).await.ok_or(Transport::Broken)?;
             let status = response.status().as_u16();
             let body = response.into_body().collect().await.map_err(|_| Transport::Broken)?;
-            Ok(Reply { status, body: body.to_bytes().to_vec() })
+            Ok(Reply { status, body: body.to_bytes().to_vec(), at: None })
         };
         let exchange = body.filter(|_| target.starts_with(EXCHANGE));
         let exchange = exchange.map(|body| self.exchanges.begin(self.process, body));

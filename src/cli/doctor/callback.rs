@@ -9,15 +9,21 @@ use reqwest::{Client, Url};
 
 use super::super::admin::{failure_reason, read_body};
 use super::super::verify_url::sealed;
+use crate::certificate;
+use crate::clock::{Clock as _, SystemClock};
 use crate::config::{CallbackIps, CallbackSecrets, Config};
 use crate::domain::finding::{Finding, FindingCode, FindingState, Raw, Subject, Todo};
 use crate::domain::ids::AppName;
 use crate::domain::text::{Text, text};
+use crate::domain::time::Timestamp;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// WeCom gives up after a second.
 const SLOW: Duration = Duration::from_secs(1);
 const RATHER_SLOW: Duration = Duration::from_millis(300);
+/// A certificate that is valid for fewer days is worth a warning, or is a failure.
+const CERTIFICATE_DAYS: i64 = 14;
+const LAST_DAYS: i64 = 3;
 /// As WeCom calls itself.
 const USER_AGENT: &str = "Mozilla/4.0";
 
@@ -50,6 +56,7 @@ impl Outside<'_> {
             .pool_max_idle_per_host(0)
             .redirect(Policy::none())
             .user_agent(USER_AGENT)
+            .tls_info(true)
             .timeout(TIMEOUT)
             .build()
         else {
@@ -83,7 +90,7 @@ impl Outside<'_> {
             Ok(base) => base,
             Err(error) => return Finding::unknown(code, subject, text!("{error}", "{error}")),
         };
-        match try_out(client, base.clone(), name, secrets, true).await {
+        match try_out(client, base.clone(), name, secrets, true).await.0 {
             Answer::Number(_) => Finding::ok(code, subject, text!("{base} answers", "{base} 正常响应")),
             Answer::Spoilt(seen) | Answer::Other(seen) => failed(
                 code,
@@ -134,11 +141,11 @@ impl Outside<'_> {
         };
         let shown = url.host_str().unwrap_or_default().to_owned();
         let is_encrypted = url.scheme() == "https";
-        let answer = try_out(client, url.clone(), name, secrets, true).await;
+        let (answer, read) = try_out(client, url.clone(), name, secrets, true).await;
         let certificate = || {
             let code = FindingCode::CallbackCertificate;
             if is_encrypted {
-                Finding::ok(code, subject.clone(), text!("{shown}: accepted here", "{shown}：本机接受"))
+                accepted(subject.clone(), &shown, read.as_ref(), SystemClock.now())
             } else {
                 let seen = text!("{shown} is reached without TLS", "{shown} 未使用 TLS");
                 Finding { state: FindingState::Skip, ..Finding::unknown(code, subject.clone(), seen) }
@@ -175,7 +182,7 @@ impl Outside<'_> {
             )),
             Answer::Other(seen) => {
                 // Perhaps only a plus is spoilt.
-                if let Answer::Number(took) = try_out(client, url, name, secrets, false).await {
+                if let (Answer::Number(took), _) = try_out(client, url, name, secrets, false).await {
                     let todo = text!(
                         "have the proxy pass the query on as it is: proxy_pass without a path, no rewriting",
                         "请让代理原样转发查询串：proxy_pass 后不带路径，不做改写",
@@ -198,6 +205,25 @@ impl Outside<'_> {
             }
         }
     }
+}
+
+/// A certificate that is accepted here: for how long.
+fn accepted(subject: Subject, shown: &str, read: Option<&certificate::Read>, now: Timestamp) -> Finding {
+    let code = FindingCode::CallbackCertificate;
+    let Some(read) = read else {
+        return Finding::ok(code, subject, text!("{shown}: accepted here", "{shown}：本机接受"));
+    };
+    let days = read.days_left(now);
+    let seen = text!("{shown}: accepted here, {days} days left", "{shown}：本机接受，剩余 {days} 天");
+    if days >= CERTIFICATE_DAYS {
+        return Finding::ok(code, subject, seen);
+    }
+    let state = if days < LAST_DAYS { FindingState::Fail } else { FindingState::Warn };
+    let means =
+        text!("when it has expired, WeCom sends no callback any more", "证书过期后，企业微信不再发送回调",);
+    let todo =
+        text!("renew it, and see why that is not done by itself", "请续期，并检查自动续期为何没有生效");
+    Finding::trouble(code, state, subject, seen).that(means, todo)
 }
 
 /// Why a trial says nothing.
@@ -254,10 +280,10 @@ async fn try_out(
     name: &AppName,
     secrets: &CallbackSecrets<'_>,
     plus: bool,
-) -> Answer {
+) -> (Answer, Option<certificate::Read>) {
     let (url, number) = match sealed(url, name, secrets, plus) {
         Ok(sealed) => sealed,
-        Err(error) => return Answer::None { reason: error.to_string(), is_certificate: false },
+        Err(error) => return (Answer::None { reason: error.to_string(), is_certificate: false }, None),
     };
     let asked = Instant::now();
     let failed = |error: &reqwest::Error| {
@@ -271,27 +297,30 @@ async fn try_out(
     };
     let answer = match client.get(url).send().await {
         Ok(answer) => answer,
-        Err(error) => return failed(&error),
+        Err(error) => return (failed(&error), None),
     };
+    let read = certificate::Read::of_answer(&answer);
     let status = answer.status().as_u16();
     let header = |name| answer.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let (encoding, location) = (header(CONTENT_ENCODING), header(LOCATION));
     let body = match read_body(answer).await {
         Ok(body) => body,
-        Err(error) => return failed(&error),
+        Err(error) => return (failed(&error), read),
     };
     if status == 200 && body == number.as_bytes() && encoding.is_none() {
-        return Answer::Number(asked.elapsed());
+        return (Answer::Number(asked.elapsed()), read);
     }
     if let Some(encoding) = encoding.filter(|_| status == 200) {
-        return Answer::Spoilt(text!("the answer is compressed ({encoding})", "响应被压缩（{encoding}）"));
+        let seen = text!("the answer is compressed ({encoding})", "响应被压缩（{encoding}）");
+        return (Answer::Spoilt(seen), read);
     }
     let text = String::from_utf8_lossy(&body);
     if status == 200 && text.contains(&number) {
         let bytes = body.len() - number.len();
-        return Answer::Spoilt(text!("{bytes} bytes stand around the number", "数字前后多出 {bytes} 字节"));
+        let seen = text!("{bytes} bytes stand around the number", "数字前后多出 {bytes} 字节");
+        return (Answer::Spoilt(seen), read);
     }
-    Answer::Other(what(status, &text, location.as_deref()))
+    (Answer::Other(what(status, &text, location.as_deref())), read)
 }
 
 /// What an answer says about the way.

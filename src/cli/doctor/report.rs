@@ -29,6 +29,17 @@ impl Report {
         self.sort();
     }
 
+    /// Takes these in place of what the service says of the same.
+    pub(super) fn replace(&mut self, findings: impl IntoIterator<Item = Finding>) {
+        for finding in findings {
+            let Ok(value) = serde_json::to_value(FindingView::from(finding)) else { continue };
+            self.findings
+                .retain(|known| known["code"] != value["code"] || known["subject"] != value["subject"]);
+            self.findings.push(value);
+        }
+        self.sort();
+    }
+
     pub(super) fn add_of_service(&mut self, findings: Vec<Value>) {
         self.has_service = true;
         self.findings.extend(findings);
@@ -74,7 +85,11 @@ impl Report {
         for finding in &self.findings {
             let code = finding["code"].as_str().unwrap_or_default();
             // Those about callback URLs are about callbacks, too.
-            let of_area = code.split('.').next().map(|area| if area == "app" { "callback" } else { area });
+            let of_area = code.split('.').next().map(|area| match area {
+                "app" => "callback",
+                "process" => "ports",
+                other => other,
+            });
             if area != of_area {
                 lines.extend(area.map(|_| String::new()));
                 lines.push(area_name(of_area.unwrap_or_default(), lang));
@@ -100,7 +115,11 @@ fn text_of(value: &Value) -> Text {
 fn area_name(area: &str, lang: Lang) -> String {
     let name = match area {
         "config" => text!("Configuration", "配置"),
+        "secrets" => text!("Secrets", "密钥"),
         "ports" => text!("Service", "服务"),
+        "backup" => text!("Backup", "备份"),
+        "clock" => text!("Clock", "时钟"),
+        "net" => text!("Network", "网络"),
         "store" => text!("Store", "存储"),
         "wecom" => text!("WeCom", "企业微信"),
         "suite" => text!("Suites", "模版"),

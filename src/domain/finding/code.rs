@@ -15,18 +15,72 @@ pub enum FindingCode {
     /// Whether the configuration can be used.
     #[strum(serialize = "config.valid")]
     ConfigValid,
+    /// Whether every key of the configuration is known.
+    #[strum(serialize = "config.unknown_keys")]
+    ConfigUnknownKeys,
+    /// Whether the service runs with the configuration of the file.
+    #[strum(serialize = "config.changed")]
+    ConfigChanged,
+    /// Whether only their owner can read the files with secrets.
+    #[strum(serialize = "secrets.mode")]
+    SecretsMode,
+    /// Whether secrets in files are older than two years.
+    #[strum(serialize = "secrets.age")]
+    SecretsAge,
+    /// Whether the service and this program have the same version.
+    #[strum(serialize = "process.version")]
+    ProcessVersion,
+    /// Whether open files and memory suffice.
+    #[strum(serialize = "process.limits")]
+    ProcessLimits,
     /// Whether the service runs where the configuration says.
     #[strum(serialize = "ports.listen")]
     PortsListen,
+    /// Whether the admin API cannot be reached from outside.
+    #[strum(serialize = "ports.exposure")]
+    PortsExposure,
+    /// Whether no other process holds the folder of the store.
+    #[strum(serialize = "store.lock")]
+    StoreLock,
     /// Whether a callback could be made durable now.
     #[strum(serialize = "store.ready")]
     StoreReady,
+    /// Whether the store is on a disk that keeps it.
+    #[strum(serialize = "store.filesystem")]
+    StoreFilesystem,
+    /// Whether the disk makes commits durable fast enough.
+    #[strum(serialize = "store.fsync")]
+    StoreFsync,
+    /// Whether the disk has space.
+    #[strum(serialize = "store.space")]
+    StoreSpace,
     /// Whether every record can be read.
     #[strum(serialize = "store.damaged")]
     StoreDamaged,
     /// Whether checkpoints of the store's log succeed.
     #[strum(serialize = "store.log")]
     StoreLog,
+    /// Whether there is a recent backup elsewhere.
+    #[strum(serialize = "backup.age")]
+    BackupAge,
+    /// Whether the clock is synchronised.
+    #[strum(serialize = "clock.synced")]
+    ClockSynced,
+    /// Whether the clock agrees with that of WeCom.
+    #[strum(serialize = "clock.skew")]
+    ClockSkew,
+    /// Whether the host name of WeCom is resolved.
+    #[strum(serialize = "net.dns")]
+    NetDns,
+    /// Whether the proxy to WeCom takes connections.
+    #[strum(serialize = "net.proxy")]
+    NetProxy,
+    /// Whether WeCom accepts connections.
+    #[strum(serialize = "net.tcp")]
+    NetTcp,
+    /// Whether the certificate of WeCom is its own.
+    #[strum(serialize = "net.tls")]
+    NetTls,
     /// Whether WeCom answers.
     #[strum(serialize = "wecom.reachable")]
     Reachable,
@@ -120,9 +174,18 @@ pub enum FindingCode {
     /// Whether callbacks arrive, and are accepted.
     #[strum(serialize = "callback.seen")]
     CallbackSeen,
+    /// Whether callbacks wait because of their receive id.
+    #[strum(serialize = "callback.receive_ids")]
+    CallbackReceiveIds,
     /// WeCom checked a callback URL for a receive id that is not accepted there.
     #[strum(serialize = "app.receive_id")]
     ReceiveId,
+    /// Whether a NATS stream takes what is delivered.
+    #[strum(serialize = "sink.nats")]
+    SinkNats,
+    /// Whether the file of a sink can be written.
+    #[strum(serialize = "sink.file")]
+    SinkFile,
     /// Whether a sink takes what is delivered.
     #[strum(serialize = "sink.reachable")]
     SinkReachable,
@@ -140,6 +203,33 @@ impl FindingCode {
     pub fn checked(self) -> Text {
         match self {
             Self::ConfigValid => text!("the configuration is valid", "配置有效"),
+            Self::ConfigUnknownKeys => text!("every key is known", "没有未知的键"),
+            Self::ConfigChanged => {
+                text!("the service has the configuration of the file", "服务的配置与文件一致")
+            }
+            Self::SecretsMode => text!("only their owner can read secrets", "密钥文件仅属主可读"),
+            Self::SecretsAge => text!("secrets are changed now and then", "密钥定期更换"),
+            Self::ProcessVersion => {
+                text!("the service has the version of this program", "服务版本与本程序一致")
+            }
+            Self::ProcessLimits => text!("open files and memory suffice", "文件描述符与内存足够"),
+            Self::PortsExposure => text!("the admin API is not open to the internet", "管理接口未暴露到公网"),
+            Self::StoreLock => text!("no other process holds the store", "存储目录未被其他进程占用"),
+            Self::StoreFilesystem => text!("the store is on a disk of this machine", "存储位于本机磁盘"),
+            Self::StoreFsync => text!("the disk is fast enough", "磁盘落盘速度"),
+            Self::StoreSpace => text!("the disk has space", "磁盘空间"),
+            Self::BackupAge => text!("there is a recent backup", "备份"),
+            Self::ClockSynced => text!("the clock is synchronised", "时钟已同步"),
+            Self::ClockSkew => text!("the clock agrees with that of WeCom", "时钟与企业微信一致"),
+            Self::NetDns => text!("the name of the WeCom API is resolved", "DNS 解析"),
+            Self::NetProxy => text!("the proxy to WeCom answers", "代理可用"),
+            Self::NetTcp => text!("WeCom accepts connections", "TCP 连接"),
+            Self::NetTls => text!("the certificate of WeCom is accepted", "TLS 证书"),
+            Self::CallbackReceiveIds => {
+                text!("no callback waits for its receive id", "没有因接收方 ID 被隔离的回调")
+            }
+            Self::SinkNats => text!("a stream takes the subject", "NATS 流可接收"),
+            Self::SinkFile => text!("the file can be written", "文件可写入"),
             Self::PortsListen => text!("the service runs", "服务正在运行"),
             Self::CallbackLocal => text!("the service answers a URL check on this machine", "本机 URL 验证"),
             Self::CallbackPublic => text!("the service answers a URL check from outside", "公网 URL 验证"),
@@ -194,6 +284,8 @@ impl FindingCode {
                 &[Self::Reachable, Self::WecomTrustedIp, Self::WecomToken]
             }
             Self::PortsListen => &[Self::ConfigValid],
+            Self::NetTcp => &[Self::NetDns, Self::NetProxy],
+            Self::NetTls => &[Self::NetTcp],
             Self::CallbackLocal => &[Self::ConfigValid, Self::PortsListen],
             Self::CallbackPublic => &[Self::ConfigValid, Self::CallbackLocal],
             Self::CallbackCertificate | Self::CallbackPlus | Self::CallbackBody => &[Self::CallbackPublic],
@@ -209,7 +301,7 @@ impl FindingCode {
             Self::WecomToken => "我的企业 → 企业信息；应用管理 → 应用",
             Self::WecomPermission => "客户与上下游 → 客户联系 → 客户 → API → 可调用接口的应用",
             Self::ShareList => "客户与上下游 → 上下游 → 应用共享",
-            Self::CallbackSeen | Self::ReceiveId => "应用管理 → 应用 → 接收消息",
+            Self::CallbackSeen | Self::CallbackReceiveIds | Self::ReceiveId => "应用管理 → 应用 → 接收消息",
             Self::Ticket | Self::Secret => "服务商管理后台 → 应用代开发 → 模版",
             Self::TrustedIp => "服务商管理后台 → 服务商信息 → 基本信息 → IP白名单",
             _ => "",
@@ -220,6 +312,9 @@ impl FindingCode {
     pub(super) const fn commands(self) -> &'static [&'static str] {
         match self {
             Self::StoreDamaged => &["unionlink store verify"],
+            Self::BackupAge => &["unionlink store backup FOLDER"],
+            Self::ClockSynced | Self::ClockSkew => &["timedatectl"],
+            Self::CallbackReceiveIds => &["unionlink events list --state quarantined"],
             Self::ConfigValid => &["unionlink check"],
             Self::CallbackSeen | Self::CallbackPublic => &["unionlink verify-url APP"],
             Self::DealerSilence => &["unionlink reconcile"],

@@ -2,14 +2,18 @@
 
 mod callbacks;
 mod calls;
+mod host;
 mod sinks;
 mod store;
 
-use self::callbacks::callbacks;
+use self::callbacks::{receive_ids, seen};
 use self::calls::{of_app, reachable};
+use self::host::of_host;
+pub use self::host::{BackupFacts, ConfigDifference, DiskFacts, Filesystem, HostFacts};
 use self::sinks::of_sink;
 use self::store::{damaged, log, ready};
 use super::shape::Finding;
+use crate::domain::history::UrlMarks;
 use crate::domain::ids::{AppName, CorpId, SinkName};
 use crate::domain::text::Text;
 use crate::domain::time::Timestamp;
@@ -23,6 +27,14 @@ pub struct ServiceFacts<'a> {
     pub damaged_records: u64,
     /// Whether the store has a log of its own, and if so why its last checkpoint failed.
     pub checkpoints: Option<Option<String>>,
+    /// What a reload would change; `None` if there is no file to compare with.
+    pub config: Option<Option<ConfigDifference>>,
+    /// What the machine gives.
+    pub host: Option<HostFacts>,
+    /// The disk of an embedded store.
+    pub disk: Option<DiskFacts>,
+    /// By how many milliseconds our clock is ahead of WeCom's; `None` if that is not known.
+    pub skew_ms: Option<i64>,
     /// Calls to WeCom since the start.
     pub calls: u64,
     /// Why the last of them had no answer, and how many in a row had none.
@@ -35,8 +47,10 @@ pub struct ServiceFacts<'a> {
     pub accepted: u64,
     /// See above.
     pub refused: u64,
-    /// When the last event of any dealer arrived, as far as that is known.
-    pub last_event_at: Option<Timestamp>,
+    /// What was seen last at each callback URL.
+    pub urls: Vec<(AppName, UrlMarks)>,
+    /// Quarantined messages whose receive id is not accepted: how many there are at least for each URL and id.
+    pub unaccepted: Vec<(AppName, String, usize)>,
     /// The sinks.
     pub sinks: Vec<SinkFacts>,
     /// How long entries of the feed are kept, in seconds.
@@ -101,18 +115,22 @@ pub struct SinkFacts {
     pub lag: (u64, i64),
 }
 
-/// How the service is.
+/// How the service is, as of `now`.
 #[must_use]
-pub fn service_findings(facts: &ServiceFacts<'_>) -> Vec<Finding> {
+pub fn service_findings(facts: &ServiceFacts<'_>, now: Timestamp) -> Vec<Finding> {
     let mut findings = vec![ready(facts), damaged(facts)];
     findings.extend(log(facts));
+    findings.extend(of_host(facts, now));
     let reachable = reachable(facts);
     let is_reachable = !reachable.is_trouble();
     findings.push(reachable);
     for app in &facts.apps {
         findings.extend(of_app(app, facts, is_reachable));
     }
-    findings.push(callbacks(facts));
+    for (name, marks) in &facts.urls {
+        findings.push(seen(name, marks, facts));
+    }
+    findings.push(receive_ids(facts));
     for sink in &facts.sinks {
         findings.extend(of_sink(sink, facts.feed_kept_secs));
     }

@@ -52,6 +52,18 @@ impl Finding {
         Self::without_task(code, FindingState::Skip, subject, seen)
     }
 
+    /// That something is wrong; what follows from it and what to do is still to be [said](Self::that).
+    #[must_use]
+    pub fn trouble(code: FindingCode, state: FindingState, subject: Subject, seen: Text) -> Self {
+        Self::without_task(code, state, subject, seen)
+    }
+
+    /// The same, with what follows from it and what to do.
+    #[must_use]
+    pub fn that(self, means: Text, todo: Text) -> Self {
+        Self { means, todo: Todo { text: todo }, ..self }
+    }
+
     fn without_task(code: FindingCode, state: FindingState, subject: Subject, seen: Text) -> Self {
         let (raw, means, todo) = (Raw::default(), Text::default(), Todo::default());
         Self { code, state, subject, since: None, seen, raw, means, todo }

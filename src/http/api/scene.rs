@@ -29,6 +29,7 @@ use crate::domain::sealed::Sealed;
 use crate::domain::suite::{CodeId, CodeKind, SuiteChange, SuiteEvent};
 use crate::domain::time::{DAY_MS, Moment, Timestamp};
 use crate::lifecycle::Lifecycle;
+use crate::machine::Wanted;
 use crate::store::embedded::engine::Memory;
 use crate::store::embedded::{EmbeddedStore, Settings};
 use crate::store::{Arrival, FailureReason, MessageDigest, Outcome, Payload, Store};
@@ -171,6 +172,7 @@ impl Scene {
             suite_platform: tickets.clone(),
             activity: Arc::default(),
             notes: Arc::default(),
+            machine: Wanted::default(),
             sinks: Arc::default(),
             pages: Arc::default(),
             imports: Arc::default(),

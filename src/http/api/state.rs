@@ -24,6 +24,7 @@ use crate::http::problem::Problem;
 use crate::http::reload::Reload;
 use crate::http::url_checks::UrlChecks;
 use crate::lifecycle::Lifecycle;
+use crate::machine::Wanted;
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
 use crate::wecom::SuitePlatform;
@@ -137,6 +138,8 @@ pub struct AdminState {
     pub lifecycle: Lifecycle,
     /// When the service started.
     pub started_at: Timestamp,
+    /// What is asked of the machine.
+    pub machine: Wanted,
     /// How long entries of the feed are kept.
     pub feed_kept_ms: i64,
 }

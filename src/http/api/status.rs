@@ -20,8 +20,10 @@ use strum::{VariantArray as _, VariantNames as _};
 use super::sinks::SinkState;
 use super::state::{AdminState, Shared};
 use crate::domain::event::AppAlarm;
-use crate::domain::finding::Finding;
+use crate::domain::finding::{Finding, FindingState};
+use crate::domain::history::UrlMarks;
 use crate::domain::ids::AppName;
+use crate::domain::sync_times::SyncTimes;
 use crate::domain::tally::Tally;
 use crate::domain::text::Text;
 use crate::domain::time::{SECOND_MS, Timestamp};
@@ -57,7 +59,7 @@ pub(super) async fn show(State(state): Shared) -> Result<Json<Status>, Problem> 
         dealers.insert(name.to_string(), DealerNumbers::of(&state.store.dealer_rows(name).await?));
     }
     let alarms = state.store.alarms().await?.into_iter().map(|alarm| state.alarm_view(alarm)).collect();
-    let (suites, findings) = suites_and_findings(&state, now);
+    let suites = suites_and_findings(&state, now).0;
     let queues = quotas::queues(&state, &tallies, now).await?;
     let quotas = quotas::quotas(&state, &tallies).await?;
     let others = state.replicas().await;
@@ -112,8 +114,8 @@ pub(super) async fn show(State(state): Shared) -> Result<Json<Status>, Problem> 
         dealers,
         alarms,
         suites,
-        urls: state.urls().await?,
-        findings,
+        urls: state.urls().await?.into_iter().map(UrlView::of).collect(),
+        findings: state.findings(now).await.into_iter().filter(needs_somebody).collect(),
         reconcile: state.store.reconcile_run().await?.into(),
         calls: Api::VARIANTS.iter().map(|api| (api.as_str(), state.metrics.calls_of(*api))).collect(),
         ids_asked: state.metrics.ids_sent_count(),
@@ -122,15 +124,15 @@ pub(super) async fn show(State(state): Shared) -> Result<Json<Status>, Problem> 
 
 impl AdminState {
     /// What was seen last at each configured callback URL.
-    async fn urls(&self) -> Result<Vec<UrlView>, Problem> {
+    async fn urls(&self) -> Result<Vec<(AppName, UrlMarks)>, Problem> {
         let mut marks: BTreeMap<_, _> = self.store.url_marks().await?.into_iter().collect();
         let mut unrecorded = self.notes.unrecorded_urls();
-        let view = |name: &AppName| {
+        let marked = |name: &AppName| {
             let mut marks = marks.remove(name).unwrap_or_default();
             marks.merge(unrecorded.remove(name).unwrap_or_default());
-            UrlView::of(name, marks)
+            (name.clone(), marks)
         };
-        Ok(self.doors.current().keys().map(view).collect())
+        Ok(self.doors.current().keys().map(marked).collect())
     }
 
     /// The calls that this process holds back: after failures, and for a quota.
@@ -165,7 +167,14 @@ impl AdminState {
     }
 }
 
-/// The suites, and everything that is wrong.
+/// Whether a finding belongs into the status: it fails, or is a warning about a suite or a callback URL.
+fn needs_somebody(finding: &Finding) -> bool {
+    let code: &str = finding.code.into();
+    let is_about_setup = code.starts_with("suite.") || code.starts_with("app.");
+    finding.state == FindingState::Fail || finding.is_trouble() && is_about_setup
+}
+
+/// The suites, and everything that is wrong with them and with callback URLs.
 fn suites_and_findings(state: &AdminState, now: Timestamp) -> (Vec<SuiteStatus>, Vec<Finding>) {
     let (suites, mut findings) = suites::suites(state, now);
     findings.extend(url_checks::findings(state));
@@ -184,31 +193,44 @@ fn total<'a>(tallies: impl Iterator<Item = &'a Tally>) -> Tally {
     (status = 200, content_type = "application/openmetrics-text", body = String, description = "The metrics"),
     super::openapi::Errors,
 ))]
-pub(super) async fn metrics(State(state): Shared) -> Result<Response, Problem> {
-    let tallies = state.store.fan_tallies().await?;
-    quotas::update_metrics(&state).await?;
-    for sink in state.sink_views(state.replicas().await.sinks).await? {
-        let lag = (sink.lag_entries, sink.lag_seconds);
-        state.metrics.sink(&sink.name, lag, sink.state.into(), SinkState::VARIANTS);
-    }
-    let fans = total(tallies.iter().map(|(_, tally)| tally));
-    let now = state.clock.now();
-    let (suites, findings) = suites_and_findings(&state, now);
+pub(super) async fn metrics(State(state): Shared) -> Response {
+    let (now, ready) = (state.clock.now(), state.store.ready());
+    state.metrics.machine.ready(ready.is_ok());
+    let disk = state.machine.disk(SyncTimes::default(), 0);
+    state.metrics.machine.backup(disk.and_then(|disk| disk.backup).as_ref());
+    let suites = suites_and_findings(&state, now).0;
     suites::update_metrics(&state, &suites, now);
+    let findings = state.findings(now).await;
     state.metrics.findings(findings.iter().map(|finding| (finding.code, finding.state)));
     let held_back = state.breakers.all(now);
     let paused = held_back.iter().filter(|(_, breaker)| !breaker.is_pacing());
     state.metrics.paused(paused.map(|(scope, b)| (scope.app(), scope.kind(), b.reason.errcode)));
-    let is_running = state.store.reconcile_run().await?.is_some_and(|run| run.is_running());
-    state.metrics.reconcile_running(is_running);
-    state.metrics.disk_free_bytes(state.store.free_disk_bytes());
+    state.metrics.machine.disk_free_bytes(state.store.free_disk_bytes());
     if let Some(log) = state.store.log_status() {
         state.metrics.store_log(&log);
     }
+    // While a database is away, the gauges of what is in it stay as they were.
+    let can_be_read = ready.is_ok() || state.store.replicas().is_none();
+    let fans = if can_be_read { stored(&state, now).await.ok() } else { None };
     let (counts, damaged) = (state.store.counts(), state.store.damaged_records());
-    let text = state.metrics.scrape(&counts, &fans, damaged);
+    let text = state.metrics.scrape(&counts, fans.as_ref(), damaged);
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
+    ([(header::CONTENT_TYPE, kind)], text).into_response()
+}
+
+/// Sets the gauges of what has to be read from the store. Returns the fans by state.
+async fn stored(state: &AdminState, now: Timestamp) -> Result<Tally, Problem> {
+    let tallies = state.store.fan_tallies().await?;
+    let oldest = state.store.oldest_event().await?;
+    state.metrics.machine.inbox_oldest(oldest.map_or(0, |at| now.millis_since(at).max(0) / SECOND_MS));
+    quotas::update_metrics(state).await?;
+    for sink in state.sink_views(state.replicas().await.sinks).await? {
+        let lag = (sink.lag_entries, sink.lag_seconds);
+        state.metrics.sink(&sink.name, lag, sink.state.into(), SinkState::VARIANTS);
+    }
+    let is_running = state.store.reconcile_run().await?.is_some_and(|run| run.is_running());
+    state.metrics.reconcile_running(is_running);
+    Ok(total(tallies.iter().map(|(_, tally)| tally)))
 }
 
 /// Check that the service is running

@@ -425,6 +425,6 @@ async fn only_a_suites_own_events_are_timed_as_such() {
     scene.receive("agency", SUITE_ID, &own(SUITE_ID, "suite_ticket", TICKET)).await;
     scene.receive("agency", "wpA", &added("wpA", 1)).await;
     scene.receive("agency", SUITE_ID, &own("dkOTHER", "suite_ticket", TICKET)).await;
-    let metrics = scene.state.metrics.scrape(&Counts::default(), &Tally::default(), 0);
+    let metrics = scene.state.metrics.scrape(&Counts::default(), Some(&Tally::default()), 0);
     assert!(metrics.contains("unionlink_suite_event_seconds_count 1\n"), "{metrics}");
 }

@@ -66,6 +66,11 @@ struct Current {
 }
 
 impl Folder {
+    /// Where the files are.
+    pub(super) fn path(&self) -> &Path {
+        &self.settings.path
+    }
+
     pub(super) const fn new(settings: Settings) -> Self {
         Self { settings, current: None, newest: None }
     }

@@ -12,10 +12,11 @@ mod tests;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
+use rustix::fs::Access;
 
 use self::folder::Folder;
 pub use self::folder::Settings;
-use super::{DeliveryError, Retry, Sink};
+use super::{DeliveryError, Looked, Retry, Sink};
 use crate::clock::Clock;
 use crate::domain::link::FeedEntry;
 
@@ -65,6 +66,19 @@ impl Sink for Files {
         match tokio::task::spawn_blocking(append).await {
             Ok(appended) => appended.map_err(|error| failed(error.to_string())),
             Err(panic) => Err(failed(format!("writing the file ended unexpectedly: {panic}"))),
+        }
+    }
+
+    async fn look(&mut self) -> Result<Looked, String> {
+        let folder = self.folder.lock().unwrap_or_else(PoisonError::into_inner).path().to_owned();
+        let existing = folder.ancestors().find(|path| path.exists()).unwrap_or(&folder);
+        let access = Access::WRITE_OK | Access::EXEC_OK;
+        let shown = existing.display();
+        match rustix::fs::access(existing, access) {
+            Ok(()) => Ok(Looked::Well(format!("{} can be written to", folder.display()))),
+            Err(error) => {
+                Err(format!("{shown} cannot be written to: {error}; give it to the user of the service"))
+            }
         }
     }
 }

@@ -14,6 +14,7 @@ mod tests;
 
 use std::error::Error;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::header::NATS_MESSAGE_ID;
@@ -22,13 +23,16 @@ use async_trait::async_trait;
 use connect::{ClientStopped, Connection, WAIT_MAX, connect};
 pub use settings::{Login, Settings, are_credentials, is_subject};
 
-use super::{DeliveryError, Retry, Sink};
+use super::{DeliveryError, Looked, Retry, Sink};
 use crate::domain::link::FeedEntry;
 use crate::reach::is_private;
 
 /// Reconnects that the client tries by itself, within about five minutes. After them the sink builds a new
 /// client, which reads the credentials file again.
 const RECONNECTS_MAX: usize = 80;
+
+/// The least time for which a stream has to remember message ids: a delivery is retried that late.
+const DUPLICATE_WINDOW_MIN: Duration = Duration::from_mins(2);
 
 /// Entries of one delivery.
 const BATCH_MAX: usize = 32;
@@ -126,5 +130,24 @@ impl Sink for Nats {
             published.map_err(|reason| DeliveryError { delivered, retry: Retry::Backoff, reason })?;
         }
         Ok(())
+    }
+
+    async fn look(&mut self) -> Result<Looked, String> {
+        let subject = self.settings.subject.clone();
+        let connection = connect(&self.settings, 0, self.is_private).await?;
+        let name = connection.jetstream.stream_by_subject(subject.clone()).await.map_err(|error| {
+            format!("no stream takes {subject} ({error}): nats stream add NAME --subjects {subject}")
+        })?;
+        let stream = connection.jetstream.get_stream(&name).await;
+        let window = stream.map_err(|error| format!("the stream {name} cannot be read: {error}"))?;
+        let window = window.cached_info().config.duplicate_window;
+        if window < DUPLICATE_WINDOW_MIN {
+            let secs = window.as_secs();
+            return Ok(Looked::Doubtful(format!(
+                "the stream {name} forgets message ids after {secs} s, so that a retried entry may be in it twice: nats \
+                 stream edit {name} --dupe-window 2m"
+            )));
+        }
+        Ok(Looked::Well(format!("the stream {name} takes {subject}")))
     }
 }

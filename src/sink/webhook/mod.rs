@@ -18,6 +18,7 @@ use async_trait::async_trait;
 use reqwest::Certificate;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use serde::Serialize;
+use serde_json::json;
 
 pub use signing::{SecretError, SigningKey};
 
@@ -143,10 +144,6 @@ impl Webhook {
     /// One request with these entries.
     async fn post(&self, entries: &[FeedEntry]) -> Result<(), (Retry, String)> {
         let Some(last) = entries.last() else { return Ok(()) };
-        // An address in the URL is connected to without a resolver.
-        if !self.settings.is_encrypted() && Host::of(&self.settings.url.0) == Host::Public {
-            return Err((Retry::Backoff, answer::unencrypted()));
-        }
         let (id, body) = if self.settings.batch > 1 {
             // The number distinguishes batches of different length that end with the same entry.
             (format!("{}_{}", last.id, entries.len()), serde_json::to_vec(&Batch { entries }))
@@ -157,7 +154,16 @@ impl Webhook {
         // and no entry would be lost.
         let body = body
             .map_err(|error| (Retry::Backoff, format!("an entry cannot be serialised as JSON: {error}")))?;
-        let signed = self.signed(&id, &body);
+        self.send(&id, body).await
+    }
+
+    /// Sends a message with this id.
+    async fn send(&self, id: &str, body: Vec<u8>) -> Result<(), (Retry, String)> {
+        // An address in the URL is connected to without a resolver.
+        if !self.settings.is_encrypted() && Host::of(&self.settings.url.0) == Host::Public {
+            return Err((Retry::Backoff, answer::unencrypted()));
+        }
+        let signed = self.signed(id, &body);
         let headers =
             signed.map_err(|_| (Retry::Backoff, "an entry's id cannot be sent in a header".to_owned()))?;
         let request = self.http.post(self.settings.url.0.clone()).headers(headers).body(body);
@@ -225,5 +231,13 @@ impl Sink for Webhook {
             delivered += message.len();
         }
         Ok(())
+    }
+
+    async fn test(&mut self) -> Result<bool, String> {
+        let now = self.clock.now();
+        let id = format!("test_{}", now.as_millis());
+        let body = json!({ "type": "unionlink.test", "id": &id, "occurred_at": now }).to_string();
+        self.send(&id, body.into_bytes()).await.map_err(|(_, reason)| reason)?;
+        Ok(true)
     }
 }

@@ -56,8 +56,8 @@ async fn the_last_marks_of_a_url_and_failures_of_a_sink_are_remembered(place: &d
     let refused = |at| Some(LastRefusal { at, reason: "signature".to_owned() });
     let later = T0.plus_ms(9);
     let marks = |verified_at, callback_at, refused| UrlMarks { verified_at, callback_at, refused };
-    let failures = |at: Timestamp, count: usize| {
-        (0..count).map(|nth| SinkFailure::new(at.plus_ms(nth as i64), "503")).collect::<Vec<_>>()
+    let failures = |at: Timestamp, count: i64| {
+        (0..count).map(|nth| SinkFailure::new(at.plus_ms(nth), "503")).collect::<Vec<_>>()
     };
     let noted = |marks, failures| Noted {
         counts: Tallies::default(),
@@ -68,7 +68,7 @@ async fn the_last_marks_of_a_url_and_failures_of_a_sink_are_remembered(place: &d
     store.record_noted(first, T0).await.unwrap();
     let store = reopen(place, store).await;
     // Another replica records later what it has seen before.
-    let second = noted(marks(Some(T0), Some(T0), None), failures(T0, FAILURES_KEPT));
+    let second = noted(marks(Some(T0), Some(T0), None), failures(T0, 20));
     store.record_noted(second, T0).await.unwrap();
     let expected = marks(Some(later), Some(T0), refused(T0));
     assert_eq!(store.url_marks().await.unwrap(), [(name, expected)]);

@@ -100,20 +100,15 @@ impl Metrics {
         self.reconcile_running.set(i64::from(is_running));
     }
 
-    /// Sets the free space on the store's disk; `None` if it is not known.
-    pub fn disk_free_bytes(&self, bytes: Option<u64>) {
-        self.disk_free_bytes.set(bytes);
-    }
-
     /// Sets how the store's write-ahead log and its checkpoints are.
     pub fn store_log(&self, log: &LogStatus) {
         self.store_log.set(log);
     }
 
     /// Sets the gauges without a setter of their own, and returns all metrics in the text format of
-    /// Prometheus.
+    /// Prometheus. Without `fans` their gauges stay as they are.
     #[must_use]
-    pub fn scrape(&self, counts: &Counts, fans: &Tally, damaged_records: usize) -> String {
+    pub fn scrape(&self, counts: &Counts, fans: Option<&Tally>, damaged_records: usize) -> String {
         let set = |family: &Family<Labels<1>, Gauge>, state, value: u64| {
             family.get_or_create(&[("state", state)]).set(gauge_value(value));
         };
@@ -123,16 +118,19 @@ impl Metrics {
         set(&self.contacts, "known", counts.contacts);
         set(&self.contacts, "waiting", counts.waiting);
         set(&self.contacts, "linked", counts.links);
-        set(&self.fans, "queued", fans.queued);
-        set(&self.fans, "minted", fans.minted);
-        set(&self.fans, "expired", fans.expired);
-        set(&self.fans, "rejected", fans.rejected);
-        for (step, api) in
-            [(FanStep::Mint, Api::UnionidToPendingId), (FanStep::AskExisting, Api::UnionidToExternalUserid)]
-        {
-            for priority in Priority::ALL {
-                let queue = [("api", api.as_str()), ("priority", priority.into())];
-                self.fans_waiting.get_or_create(&queue).set(gauge_value(fans.waiting(step, priority)));
+        if let Some(fans) = fans {
+            set(&self.fans, "queued", fans.queued);
+            set(&self.fans, "minted", fans.minted);
+            set(&self.fans, "expired", fans.expired);
+            set(&self.fans, "rejected", fans.rejected);
+            for (step, api) in [
+                (FanStep::Mint, Api::UnionidToPendingId),
+                (FanStep::AskExisting, Api::UnionidToExternalUserid),
+            ] {
+                for priority in Priority::ALL {
+                    let queue = [("api", api.as_str()), ("priority", priority.into())];
+                    self.fans_waiting.get_or_create(&queue).set(gauge_value(fans.waiting(step, priority)));
+                }
             }
         }
         self.links.set(gauge_value(counts.links));

@@ -10,7 +10,7 @@ fn paused_counts_breakers_by_cause_and_goes_to_0_afterwards() {
     let metrics = Metrics::default();
     let app = AppName::new("brand").unwrap();
     let lines = || {
-        let text = metrics.scrape(&Counts::default(), &Tally::default(), 0);
+        let text = metrics.scrape(&Counts::default(), Some(&Tally::default()), 0);
         let mut lines: Vec<_> = text
             .lines()
             .filter_map(|line| line.strip_prefix("unionlink_paused{app=\"brand\",scope="))
@@ -58,7 +58,7 @@ fn a_sink_that_is_removed_leaves_no_series() {
         metrics.sink(sink.as_str(), (2, 3), "failing", &["running", "failing"]);
     }
     metrics.sink_removed(&crm);
-    let text = metrics.scrape(&Counts::default(), &Tally::default(), 0);
+    let text = metrics.scrape(&Counts::default(), Some(&Tally::default()), 0);
     assert!(!text.contains("sink=\"crm\""), "{text}");
     assert_eq!(text.matches("sink=\"cdp\"").count(), 7, "{text}");
 }

@@ -36,7 +36,7 @@ impl Wire for Script {
                 self.answers.lock().unwrap().pop_front().expect("an answer for every call")
             }
         };
-        Ok(Reply { status: 200, body: serde_json::to_vec(&answer).unwrap() })
+        Ok(Reply { status: 200, body: serde_json::to_vec(&answer).unwrap(), at: None })
     }
 }
 

@@ -120,7 +120,7 @@ impl Worker {
 
     /// Whether this is a line of the metrics.
     fn measures(&self, line: &str) -> bool {
-        let metrics = self.world.context.metrics.scrape(&Counts::default(), &Tally::default(), 0);
+        let metrics = self.world.context.metrics.scrape(&Counts::default(), Some(&Tally::default()), 0);
         metrics.lines().any(|each| each == line)
     }
 }

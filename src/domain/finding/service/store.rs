@@ -48,8 +48,8 @@ pub(super) fn damaged(facts: &ServiceFacts<'_>) -> Finding {
         means: text!("what they hold is skipped", "这些记录被跳过"),
         todo: Todo {
             text: text!(
-                "stop the service and run store verify, which names them; restore the last backup if it cannot heal them",
-                "请停止服务并运行 store verify，它会列出这些记录；无法修复时恢复最近的备份",
+                "stop the service and run store verify, which names them; restore the last backup",
+                "请停止服务并运行 store verify，它会列出这些记录；然后恢复最近的备份",
             ),
         },
     }

@@ -1,12 +1,16 @@
 //! One case for each finding about the service, and a healthy one that has none.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use strum::VariantArray as _;
 
 use super::*;
 use crate::domain::finding::code::FindingCode as Code;
 use crate::domain::finding::{FindingCode, FindingState, FindingView, Verdict};
+use crate::domain::history::LastRefusal;
+use crate::domain::sync_times::SyncTimes;
+use crate::domain::time::DAY_MS;
 
 const NOW: Timestamp = Timestamp::from_secs(1_795_309_323);
 
@@ -33,7 +37,11 @@ impl Known {
             calls: 7,
             lists_read: true,
             accepted: 3,
-            last_event_at: Some(NOW),
+            urls: vec![(AppName::new("brand").unwrap(), arrived())],
+            config: Some(None),
+            host: Some(HostFacts { clock_synced: Some(true), ..HostFacts::default() }),
+            disk: Some(healthy_disk()),
+            skew_ms: Some(-900),
             sinks: vec![sink],
             feed_kept_secs: 1_000,
             ..ServiceFacts::default()
@@ -90,7 +98,7 @@ impl Known {
             dealers: dealers.collect(),
             used_up: used_up.clone(),
         };
-        service_findings(&ServiceFacts { apps: vec![served], ..facts.clone() })
+        service_findings(&ServiceFacts { apps: vec![served], ..facts.clone() }, NOW)
     }
 
     /// Those that are not well, by code.
@@ -104,6 +112,49 @@ impl Known {
     }
 }
 
+/// A URL at which a callback has arrived.
+fn arrived() -> UrlMarks {
+    UrlMarks { verified_at: Some(NOW), callback_at: Some(NOW), refused: None }
+}
+
+fn refused_at(at: Timestamp) -> LastRefusal {
+    LastRefusal { at, reason: "signature".to_owned() }
+}
+
+fn syncs(took: Duration) -> SyncTimes {
+    let mut syncs = SyncTimes::default();
+    syncs.add(took);
+    syncs
+}
+
+fn healthy_disk() -> DiskFacts {
+    DiskFacts {
+        filesystem: Some(Filesystem::Local),
+        free_bytes: Some(100 << 30),
+        free_bytes_min: 1 << 30,
+        taken_a_day: 1 << 30,
+        free_inodes: Some(9),
+        syncs: syncs(Duration::from_millis(4)),
+        backup: Some(BackupFacts { at: NOW, bytes: 1 << 30, same_device: false }),
+    }
+}
+
+fn with_disk(spoil: impl FnOnce(&mut DiskFacts)) -> Known {
+    Known::with(|known| spoil(known.facts.disk.as_mut().unwrap()))
+}
+
+fn with_host(spoil: impl FnOnce(&mut HostFacts)) -> Known {
+    Known::with(|known| spoil(known.facts.host.as_mut().unwrap()))
+}
+
+/// A service that has accepted nothing since its start, and whose URL has seen this.
+fn with_marks(marks: UrlMarks, refused: u64) -> Known {
+    Known::with(|known| {
+        known.facts.urls[0].1 = marks;
+        (known.facts.accepted, known.facts.refused) = (0, refused);
+    })
+}
+
 fn unanswered(count: u64) -> Known {
     Known::with(|known| known.facts.unanswered = Some(("no answer in time".to_owned(), count)))
 }
@@ -111,7 +162,7 @@ fn unanswered(count: u64) -> Known {
 #[test]
 fn each_cause_is_named_and_says_in_both_languages_what_it_means_and_what_to_do() {
     use FindingState::{Fail, Warn};
-    let cases = [
+    let cases = vec![
         (Known::with(|known| known.facts.not_ready = Some("it is full".to_owned())), Code::StoreReady, Fail),
         (Known::with(|known| known.facts.damaged_records = 2), Code::StoreDamaged, Fail),
         (
@@ -131,17 +182,56 @@ fn each_cause_is_named_and_says_in_both_languages_what_it_means_and_what_to_do()
         (Known::with(|known| known.dealers.clear()), Code::ShareList, Fail),
         (Known::with(|known| known.dealers[0].1 = Some(NOW)), Code::DealerSilence, Warn),
         (Known::with(|known| known.used_up.push(("unionid_to_pending_id", NOW))), Code::WecomQuota, Warn),
-        (Known::with(|known| (known.facts.accepted, known.facts.refused) = (0, 3)), Code::CallbackSeen, Warn),
         (
-            Known::with(|known| {
-                (known.facts.accepted, known.facts.refused, known.facts.last_event_at) = (0, 3, None);
-            }),
+            with_marks(UrlMarks { refused: Some(refused_at(NOW.plus_ms(9))), ..arrived() }, 3),
+            Code::CallbackSeen,
+            Warn,
+        ),
+        (
+            with_marks(UrlMarks { refused: Some(refused_at(NOW)), ..UrlMarks::default() }, 3),
             Code::CallbackSeen,
             Fail,
         ),
+        (with_marks(UrlMarks { verified_at: Some(NOW), ..UrlMarks::default() }, 0), Code::CallbackSeen, Warn),
+        (with_marks(UrlMarks::default(), 0), Code::CallbackSeen, Warn),
         (
-            Known::with(|known| (known.facts.accepted, known.facts.last_event_at) = (0, None)),
-            Code::CallbackSeen,
+            Known::with(|known| known.facts.unaccepted.push((known.app.clone(), "wwX".to_owned(), 3))),
+            Code::CallbackReceiveIds,
+            Warn,
+        ),
+        (
+            Known::with(|known| {
+                known.facts.config = Some(Some(ConfigDifference::Keys(vec!["log.filter".to_owned()])));
+            }),
+            Code::ConfigChanged,
+            Warn,
+        ),
+        (
+            Known::with(|known| {
+                known.facts.config = Some(Some(ConfigDifference::Invalid("no such key".to_owned())));
+            }),
+            Code::ConfigChanged,
+            Fail,
+        ),
+        (with_host(|host| host.files = (Some(9), 10)), Code::ProcessLimits, Warn),
+        (with_host(|host| host.memory = (Some(9), 10)), Code::ProcessLimits, Warn),
+        (with_host(|host| host.clock_synced = Some(false)), Code::ClockSynced, Warn),
+        (Known::with(|known| known.facts.skew_ms = Some(6_000)), Code::ClockSkew, Warn),
+        (Known::with(|known| known.facts.skew_ms = Some(-61_000)), Code::ClockSkew, Fail),
+        (with_disk(|disk| disk.filesystem = Some(Filesystem::Network("NFS"))), Code::StoreFilesystem, Fail),
+        (with_disk(|disk| disk.filesystem = Some(Filesystem::Memory("tmpfs"))), Code::StoreFilesystem, Fail),
+        (with_disk(|disk| disk.filesystem = Some(Filesystem::Overlay)), Code::StoreFilesystem, Warn),
+        (with_disk(|disk| disk.syncs = syncs(Duration::from_millis(150))), Code::StoreFsync, Warn),
+        (with_disk(|disk| disk.syncs = syncs(Duration::from_millis(1_001))), Code::StoreFsync, Fail),
+        (with_disk(|disk| disk.syncs = syncs(Duration::from_secs(4))), Code::StoreFsync, Fail),
+        (with_disk(|disk| disk.free_bytes = Some(7)), Code::StoreSpace, Fail),
+        (with_disk(|disk| disk.free_inodes = Some(0)), Code::StoreSpace, Fail),
+        (with_disk(|disk| disk.taken_a_day = 20 << 30), Code::StoreSpace, Warn),
+        (with_disk(|disk| disk.backup = None), Code::BackupAge, Warn),
+        (with_disk(|disk| disk.backup.as_mut().unwrap().same_device = true), Code::BackupAge, Warn),
+        (
+            with_disk(|disk| disk.backup.as_mut().unwrap().at = NOW.plus_ms(-7 * DAY_MS)),
+            Code::BackupAge,
             Warn,
         ),
         (Known::failing_sink("no answer in time", false), Code::SinkReachable, Fail),
@@ -212,7 +302,9 @@ fn causes_come_before_what_depends_on_them_and_every_code_says_what_is_looked_at
         let Text { en, zh } = code.checked();
         assert!(!en.is_empty() && !zh.is_empty(), "{code:?}");
     }
-    let view = FindingView::from(Known::refused(Some(60_020), None).findings().remove(4));
+    let mut findings = Known::refused(Some(60_020), None).findings();
+    findings.retain(|finding| finding.code == Code::WecomTrustedIp);
+    let view = FindingView::from(findings.remove(0));
     let json = serde_json::to_value(view).unwrap();
     for key in ["code", "state", "subject", "since", "checked", "seen", "means", "todo", "depends_on", "raw"]
     {

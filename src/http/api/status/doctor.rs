@@ -3,7 +3,7 @@
 //! Deliberately absent: what is a finding (see [`crate::domain::finding`]); what only somebody outside the service can see
 //! (see `unionlink doctor`).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use axum::Json;
 use axum::extract::State;
@@ -17,16 +17,22 @@ use super::super::state::{AdminState, Shared};
 use super::view::HeldBack;
 use super::{quotas, suites_and_findings};
 use crate::domain::dealer::DealerState;
+use crate::domain::event::QuarantineReason;
 use crate::domain::finding::{
     Finding, FindingCode, FindingView, HeldBackCalls, ServedApp, ServedDealer, ServiceFacts, SinkFacts,
     Verdict, service_findings,
 };
+use crate::domain::history::Tallies;
 use crate::domain::ids::{AppName, SinkName};
-use crate::domain::time::Timestamp;
+use crate::domain::sync_times::SyncTimes;
+use crate::domain::time::{DAY_MS, Timestamp};
 use crate::http::problem::Problem;
-use crate::store::DealerRow;
+use crate::store::{DealerRow, EventId, EventRow, EventState, Quarantined};
 use crate::telemetry::metrics::CallbackOutcome;
 use crate::wecom::{Api, Class, Development, class, remedy_for};
+
+/// The quarantined messages of which the receive ids are looked at.
+const QUARANTINED_READ: usize = 200;
 
 /// The outcomes of callbacks and URL checks that come from WeCom.
 const GENUINE: [CallbackOutcome; 6] = [
@@ -65,13 +71,7 @@ pub(in super::super) struct Report {
 ))]
 pub(in super::super) async fn diagnose(State(state): Shared) -> Result<Json<Report>, Problem> {
     let now = state.clock.now();
-    let mut findings = match state.store.ready() {
-        // Reading it may take until a time-out.
-        Err(error) => not_ready(error.to_string()),
-        Ok(()) => of_service(&state).await.unwrap_or_else(|problem| not_ready(problem.detail().to_owned())),
-    };
-    findings.extend(suites_and_findings(&state, now).1);
-    findings.sort_by_key(|finding| finding.code);
+    let findings = state.findings(now).await;
     Ok(Json(Report {
         unionlink: env!("CARGO_PKG_VERSION"),
         checked_at: now,
@@ -81,14 +81,76 @@ pub(in super::super) async fn diagnose(State(state): Shared) -> Result<Json<Repo
     }))
 }
 
+impl AdminState {
+    /// Everything that is looked at, in the order of the codes.
+    pub(in super::super) async fn findings(&self, now: Timestamp) -> Vec<Finding> {
+        let of_service = match self.store.ready() {
+            // Reading it may take until a time-out.
+            Err(error) => Err(error.to_string()),
+            Ok(()) => of_service(self, now).await.map_err(|problem| problem.detail().to_owned()),
+        };
+        let mut findings = match of_service {
+            Ok(findings) => findings,
+            Err(reason) => without_store(self, reason, now).await,
+        };
+        findings.extend(suites_and_findings(self, now).1);
+        findings.sort_by_key(|finding| finding.code);
+        findings
+    }
+}
+
 /// What is known while the store cannot be read.
-fn not_ready(reason: String) -> Vec<Finding> {
-    let facts = ServiceFacts { not_ready: Some(reason), ..ServiceFacts::default() };
-    service_findings(&facts).into_iter().filter(|finding| finding.code == FindingCode::StoreReady).collect()
+async fn without_store(state: &AdminState, reason: String, now: Timestamp) -> Vec<Finding> {
+    let facts = ServiceFacts { not_ready: Some(reason), ..of_machine(state, &[]).await };
+    let is_known = |finding: &Finding| {
+        finding.code <= FindingCode::ClockSkew && finding.code != FindingCode::StoreDamaged
+    };
+    service_findings(&facts, now).into_iter().filter(is_known).collect()
+}
+
+/// What is known of the machine and the configuration. `hours` are the counts of the last day.
+async fn of_machine(state: &AdminState, hours: &[(Timestamp, Tallies)]) -> ServiceFacts<'static> {
+    let (mut syncs, mut taken_kib) = (SyncTimes::default(), 0);
+    for (_, hour) in hours {
+        syncs.add_hour(hour);
+        taken_kib +=
+            hour.get("disk", "taken_kib").cast_signed() - hour.get("disk", "freed_kib").cast_signed();
+    }
+    let config = match &state.reload {
+        Some(reload) => Some(reload.difference().await),
+        None => None,
+    };
+    ServiceFacts {
+        config,
+        host: Some(state.machine.host()),
+        disk: state.machine.disk(syncs, taken_kib.saturating_mul(1 << 10)),
+        skew_ms: state.metrics.machine.clock_skew_ms(),
+        ..ServiceFacts::default()
+    }
+}
+
+/// Quarantined messages whose receive id is not accepted, of the first ones.
+async fn unaccepted(state: &AdminState) -> Result<Vec<(AppName, String, usize)>, Problem> {
+    let mut counts: BTreeMap<(AppName, String), usize> = BTreeMap::new();
+    for row in state.store.events(EventState::Quarantined, EventId(0), QUARANTINED_READ).await? {
+        if let EventRow::Quarantined(Quarantined {
+            app,
+            reason: QuarantineReason::ReceiveId,
+            receive_id,
+            ..
+        }) = row
+        {
+            *counts.entry((app, receive_id)).or_default() += 1;
+        }
+    }
+    Ok(counts.into_iter().map(|((app, id), count)| (app, id, count)).collect())
 }
 
 /// The findings about the service itself.
-async fn of_service(state: &AdminState) -> Result<Vec<Finding>, Problem> {
+async fn of_service(state: &AdminState, now: Timestamp) -> Result<Vec<Finding>, Problem> {
+    let day_ago = now.plus_ms(-DAY_MS);
+    let mut hours = state.store.hours(day_ago, now).await?;
+    hours.push((now, state.notes.unrecorded(&*state.store)));
     let others = state.replicas().await;
     let (mut paused, _) = state.held_back();
     paused.extend(others.paused);
@@ -110,8 +172,6 @@ async fn of_service(state: &AdminState) -> Result<Vec<Finding>, Problem> {
         let Ok(name) = SinkName::new(view.name) else { continue };
         sinks.push(SinkFacts { name, failing, is_disabled, lag: (view.lag_entries, view.lag_seconds) });
     }
-    let last_event_at =
-        dealers.iter().flat_map(|(_, rows)| rows).filter_map(|row| row.activity.last_event_at).max();
     let facts = ServiceFacts {
         not_ready: None,
         damaged_records: state.store.damaged_records() as u64,
@@ -137,11 +197,13 @@ async fn of_service(state: &AdminState) -> Result<Vec<Finding>, Problem> {
         lists_read: state.metrics.calls_of(Api::ListAppShareInfo) > 0,
         accepted: GENUINE.into_iter().map(callbacks).sum(),
         refused: callbacks(CallbackOutcome::Refused),
-        last_event_at,
+        urls: state.urls().await?,
+        unaccepted: unaccepted(state).await?,
         sinks,
         feed_kept_secs: state.feed_kept_ms / 1_000,
+        ..of_machine(state, &hours).await
     };
-    Ok(service_findings(&facts))
+    Ok(service_findings(&facts, now))
 }
 
 fn served(row: &DealerRow) -> ServedDealer<'_> {

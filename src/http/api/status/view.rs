@@ -72,11 +72,11 @@ pub(super) struct UrlView {
 }
 
 impl UrlView {
-    pub(super) fn of(name: &AppName, marks: UrlMarks) -> Self {
+    pub(super) fn of((name, marks): (AppName, UrlMarks)) -> Self {
         let UrlMarks { verified_at, callback_at, refused } = marks;
         let (refused_at, refused_because) =
             refused.map_or((None, None), |LastRefusal { at, reason }| (Some(at), Some(reason)));
-        Self { name: name.clone(), verified_at, callback_at, refused_at, refused_because }
+        Self { name, verified_at, callback_at, refused_at, refused_because }
     }
 }
 
@@ -124,7 +124,8 @@ pub(in super::super) struct Status {
     pub(super) suites: Vec<SuiteStatus>,
     /// What was seen last at each callback URL.
     pub(super) urls: Vec<UrlView>,
-    /// What is wrong with suites, their apps and callback URLs, and what to do.
+    /// What needs somebody, and what to do: the findings of `/v1/doctor` that are `fail`, and those about suites and callback
+    /// URLs that are `warn`.
     #[schema(value_type = Vec<FindingView>)]
     pub(super) findings: Vec<Finding>,
     /// The comparison of dealers' customers that is under way, or else the last one.

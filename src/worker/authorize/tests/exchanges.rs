@@ -284,7 +284,7 @@ async fn what_becomes_of_auth_codes_is_counted() {
     agency.wecom.state().refused.insert(Api::GetSuiteToken, 40_085);
     agency.scan("third", &brand()).await;
     agency.pass(MINUTE * 10 + SECOND * 15).await;
-    let metrics = agency.context().metrics.scrape(&Counts::default(), &Tally::default(), 0);
+    let metrics = agency.context().metrics.scrape(&Counts::default(), Some(&Tally::default()), 0);
     for outcome in ["exchanged", "lost", "expired"] {
         let line = format!("unionlink_auth_codes_total{{suite=\"agency\",outcome=\"{outcome}\"}} 1\n");
         assert!(metrics.contains(&line), "{line} is not in\n{metrics}");

@@ -1,0 +1,95 @@
+//! WeCom as it answers somebody without the service: few calls, none of which has a quota, unless `--deep` asks for one.
+
+use std::time::Duration;
+
+use crate::config::{Access, Config};
+use crate::domain::finding::{
+    Finding, FindingCode as Code, HeldBackCalls, ServedApp, ServedDealer, ServiceFacts, Subject,
+    service_findings,
+};
+use crate::domain::ids::CorpId;
+use crate::domain::text::{Text, text};
+use crate::domain::time::Timestamp;
+use crate::wecom::{CallError, Class, ClientSettings, Development, Https, Probe, class, remedy_for};
+
+/// How long a call may take.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What is found about apps without the service.
+const OF_APPS: [Code; 5] =
+    [Code::Reachable, Code::WecomTrustedIp, Code::WecomToken, Code::WecomPermission, Code::ShareList];
+
+/// How WeCom answers each self-built app: `gettoken`, and a page of the list of dealers; with `mint`, also a call for a
+/// pending id of somebody who cannot exist.
+pub(super) async fn ask(config: &Config, mint: bool, now: Timestamp) -> Vec<Finding> {
+    let settings = ClientSettings {
+        api_base: config.wecom.api_base.clone(),
+        proxy: config.wecom.proxy.clone(),
+        connect_timeout: TIMEOUT,
+        timeout: TIMEOUT,
+    };
+    let probe = match Https::new(&settings) {
+        Ok(https) => Probe(https),
+        Err(error) => {
+            let why = text!("{error}", "{error}");
+            return vec![Finding::unknown(Code::Reachable, Subject::default(), why)];
+        }
+    };
+    let (mut facts, nobody) = (ServiceFacts { lists_read: true, ..ServiceFacts::default() }, nobody());
+    for app in &config.apps {
+        let Access::SelfBuilt(own) = &app.access else { continue };
+        facts.calls += 1;
+        let (mut refusal, mut dealers) = (None, Vec::new());
+        match probe.token(&own.corp_id, &own.secret.value).await {
+            Ok(token) => {
+                match probe.dealers(&token, own.agent_id).await {
+                    Ok(count) => {
+                        dealers =
+                            vec![ServedDealer { corp_id: &nobody, name: "", silent_since: None }; count];
+                    }
+                    Err(error) => refusal = Some(error),
+                }
+                if mint && refusal.is_none() {
+                    refusal = probe.mint_nobody(&token).await.err().filter(|error| !is_expected(error));
+                }
+            }
+            Err(error) => refusal = Some(error),
+        }
+        let held_back = match refusal {
+            None => Vec::new(),
+            Some(error @ CallError::Transport { .. }) => {
+                facts.unanswered = Some((error.to_string(), 3));
+                Vec::new()
+            }
+            Some(error) => vec![held_back(&error, now)],
+        };
+        let (is_agency, has_brand, used_up) = (false, true, Vec::new());
+        facts.apps.push(ServedApp { app: &app.name, is_agency, has_brand, held_back, dealers, used_up });
+    }
+    let findings = service_findings(&facts, now).into_iter();
+    findings.filter(|finding| OF_APPS.contains(&finding.code)).collect()
+}
+
+/// A corp that stands for those that were only counted.
+#[expect(clippy::unwrap_used, reason = "it is a corp id")]
+fn nobody() -> CorpId {
+    CorpId::new("wpCOUNTED").unwrap()
+}
+
+/// Whether a refusal of somebody who cannot exist says that the app may make the call: it is about the person.
+fn is_expected(error: &CallError) -> bool {
+    matches!(error, CallError::Refused { errcode, .. } if class(*errcode) == Class::Item)
+}
+
+fn held_back(error: &CallError, now: Timestamp) -> HeldBackCalls {
+    let errcode = error.errcode();
+    let remedy = errcode.map(|errcode| remedy_for(errcode, Development::SelfBuilt));
+    HeldBackCalls {
+        corp: None,
+        errcode,
+        is_setting: errcode.is_some_and(|errcode| class(errcode) == Class::Configuration),
+        reason: error.to_string(),
+        since: now,
+        remedy: remedy.map(|remedy| Text { en: remedy.en.to_owned(), zh: remedy.zh.to_owned() }),
+    }
+}
