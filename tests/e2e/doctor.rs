@@ -84,7 +84,7 @@ async fn pass(
     }
 }
 
-async fn doctor(world: &World, more: &[&str]) -> Ran {
+pub async fn doctor(world: &World, more: &[&str]) -> Ran {
     run(world, &[&["doctor", "--json"], more].concat()).await
 }
 
@@ -96,11 +96,11 @@ fn states(ran: &Ran) -> Vec<(String, String)> {
     findings.map(|finding| (text(&finding["code"]), text(&finding["state"]))).collect()
 }
 
-fn failed(ran: &Ran) -> Vec<String> {
+pub fn failed(ran: &Ran) -> Vec<String> {
     states(ran).into_iter().filter(|(_, state)| state == "fail").map(|(code, _)| code).collect()
 }
 
-fn state_of(ran: &Ran, code: &str) -> String {
+pub fn state_of(ran: &Ran, code: &str) -> String {
     let states = states(ran);
     states.iter().find(|(known, _)| known == code).map(|(_, state)| state.clone()).unwrap_or_default()
 }
@@ -116,10 +116,17 @@ async fn a_healthy_service_has_no_finding_and_is_asked_nothing_that_costs() {
     let ran = doctor(&world, &["--url", &public]).await;
     assert_eq!(ran.code, 0, "{ran:?}");
     let report = ran.json();
-    assert_eq!((&report["verdict"], &report["vantage"]), (&"ok".into(), &"service".into()), "{report:#}");
+    assert_eq!((&report["verdict"], &report["vantage"]), (&"warn".into(), &"service".into()), "{report:#}");
     for (code, state) in states(&ran) {
-        let expected = if code == "callback.certificate" { "skip" } else { "ok" };
-        assert_eq!(state, expected, "{code}");
+        let expected: &[&str] = match code.as_str() {
+            // Plain HTTP on this machine, to WeCom and from outside.
+            "callback.certificate" | "net.tls" => &["skip"],
+            // How this machine is, and that no backup was made.
+            "clock.synced" | "store.filesystem" | "process.limits" | "store.fsync" => &["ok", "warn"],
+            "backup.age" => &["warn"],
+            _ => &["ok"],
+        };
+        assert!(expected.contains(&state.as_str()), "{code}: {state} {report:#}");
     }
     for code in
         ["config.valid", "store.ready", "wecom.token", "callback.local", "callback.public", "callback.seen"]
@@ -187,7 +194,8 @@ async fn what_is_wrong_here_or_at_wecom_is_named_and_what_depends_on_it_is_skipp
     // One that cannot be used.
     std::fs::write(&file, text.replace("agent_id", "agentid")).unwrap();
     let ran = doctor(&world, &["--config", other, "config"]).await;
-    assert_eq!((failed(&ran), ran.code), (vec!["config.valid".to_owned()], 1), "{ran:?}");
+    assert_eq!(failed(&ran), ["config.valid", "config.unknown_keys"], "{ran:?}");
+    assert_eq!(ran.code, 1);
     // WeCom refuses our address.
     world.wecom.inject(Target::Every, Fault::Errcode(60_020), None);
     let fan = world.wecom.add_people(1).remove(0);
@@ -206,6 +214,7 @@ async fn what_is_wrong_here_or_at_wecom_is_named_and_what_depends_on_it_is_skipp
         assert!(finding[text]["zh"].as_str().is_some_and(|zh| !zh.is_empty()), "{finding:#}");
     }
     // The service does not run.
+    world.wecom.clear_faults();
     world.stop().await.unwrap();
     let ran = doctor(&world, &[]).await;
     assert_eq!((failed(&ran), ran.code), (vec!["ports.listen".to_owned()], 1), "{ran:?}");

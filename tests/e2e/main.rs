@@ -18,6 +18,7 @@ mod clock;
 mod configuration;
 mod connections;
 mod doctor;
+mod doctor_alone;
 mod erasure;
 mod events;
 mod explain;

@@ -14,7 +14,9 @@ use tokio::task::JoinHandle;
 use unionlink::simulator::SealedCallback;
 
 use self::proxy::{Address, HOST, Proxy, answer, block, configure_caddy, configure_nginx, request, rest_of};
+use crate::doctor::failed;
 use crate::harness::{PATIENCE, Setup, World};
+use crate::url_trials::run_with;
 
 /// The time after which a request that arrives too slowly must have ended. As documented it takes ten seconds
 /// at most; by nginx's defaults it would be 35 for a body and 60 for a head, and Caddy's are endless.
@@ -100,6 +102,22 @@ async fn passes_callbacks_only(proxy: &Proxy, world: &World, check: &Value) {
     let redirect = rest_of(&mut stream).await;
     assert!(redirect.starts_with("HTTP/1.1 301 "), "{redirect}");
     assert!(redirect.contains(&format!("\r\nLocation: https://{HOST}{url}\r\n")), "{redirect}");
+}
+
+/// `doctor` finds that callbacks pass it; at its plain port, that it redirects; and without its certificate among the
+/// roots, that.
+async fn doctor_agrees(proxy: &Proxy, world: &World) {
+    let roots = proxy.certificate();
+    for (url, roots, expected) in [
+        (format!("https://{}:{}", proxy.ip, proxy.https), Some(&roots), None),
+        (format!("https://{}:{}", proxy.ip, proxy.https), None, Some("callback.certificate")),
+        (format!("http://{}:{}", proxy.ip, proxy.http), Some(&roots), Some("callback.public")),
+    ] {
+        let environment: Vec<_> = roots.into_iter().map(|roots| ("SSL_CERT_FILE", roots.as_os_str())).collect();
+        let arguments = ["doctor", "--json", "callback", "ports.exposure", "--url", &url];
+        let ran = run_with(world, &arguments, &environment).await;
+        assert_eq!(failed(&ran), expected.into_iter().collect::<Vec<_>>(), "{url} {ran:?}");
+    }
 }
 
 /// Requests that arrive too slowly are ended, and genuine callbacks are acknowledged meanwhile. At most
@@ -189,6 +207,7 @@ async fn nginx_as_documented_passes_callbacks_and_limits_what_one_address_may_se
     let (mut world, check) = world().await;
     let Some(proxy) = Proxy::start("nginx", Address::Nginx, configure_nginx, &world).await else { return };
     passes_callbacks_only(&proxy, &world, &check).await;
+    doctor_agrees(&proxy, &world).await;
     ends_slow_requests(&proxy, &world, Some(2)).await;
 
     // The rate: 20 at once, and one every ten seconds.
@@ -213,6 +232,7 @@ async fn caddy_as_documented_passes_callbacks() {
     let (mut world, check) = world().await;
     let Some(proxy) = Proxy::start("caddy", Address::Caddy, configure_caddy, &world).await else { return };
     passes_callbacks_only(&proxy, &world, &check).await;
+    doctor_agrees(&proxy, &world).await;
     ends_slow_requests(&proxy, &world, None).await;
     logs_no_query_strings(&proxy, &mut world, "\"http.log.error\"").await;
     assert!(proxy.log().contains("\"uri\":\"/callback/brand\""), "{}", proxy.log());

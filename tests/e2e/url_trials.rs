@@ -1,5 +1,8 @@
 //! `verify-url` and `healthcheck`: the real commands against a running service.
 
+use std::ffi::OsStr;
+use std::os::unix::fs::PermissionsExt as _;
+
 use serde_json::Value;
 
 use crate::harness::{Ran, World};
@@ -12,10 +15,16 @@ pub fn configured(world: &World) -> String {
 
 /// Runs the real binary with the configuration of this world, unless the arguments name one.
 pub async fn run(world: &World, arguments: &[&str]) -> Ran {
+    run_with(world, arguments, &[]).await
+}
+
+/// The same, with these variables in its environment.
+pub async fn run_with(world: &World, arguments: &[&str], environment: &[(&str, &OsStr)]) -> Ran {
     let file = world.folder.path().join("unionlink.toml");
     std::fs::write(&file, configured(world)).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_unionlink"));
-    command.args(arguments);
+    command.args(arguments).envs(environment.iter().copied());
     if !arguments.contains(&"--config") {
         command.arg("--config").arg(&file);
     }

@@ -80,7 +80,8 @@ pub(super) fn of_configuration(path: &Path, config: &Config) -> Vec<Finding> {
     let mode = if open.is_empty() {
         ok(Code::SecretsMode, text!("files with secrets: {count}", "密钥文件：{count} 个"))
     } else {
-        open_files(listed(open.into_iter()))
+        // As for check and serve, which do not refuse it.
+        Finding { state: FindingState::Warn, ..open_files(listed(open.into_iter())) }
     };
     vec![
         ok(Code::ConfigValid, text!("{place}", "{place}")),

@@ -47,7 +47,10 @@ pub(super) async fn ask(config: &Config, mint: bool, now: Timestamp) -> Vec<Find
                         dealers =
                             vec![ServedDealer { corp_id: &nobody, name: "", silent_since: None }; count];
                     }
-                    Err(error) => refusal = Some(error),
+                    Err(error) => {
+                        facts.lists_read = false;
+                        refusal = Some(error);
+                    }
                 }
                 if mint && refusal.is_none() {
                     refusal = probe.mint_nobody(&token).await.err().filter(|error| !is_expected(error));

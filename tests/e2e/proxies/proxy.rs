@@ -2,7 +2,7 @@
 //! and a client of it. Only addresses, ports and paths are replaced, and limits lowered.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -105,6 +105,9 @@ pub fn configure_caddy(place: &Place<'_>) -> Vec<String> {
         block("docs/operations.md", "caddyfile"),
         &[
             ("{\n\tservers ", &options),
+            // Reached by address too, which needs no name server.
+            ("http://callback.example.com {", &format!("http://callback.example.com, http://{ip} {{")),
+            ("\ncallback.example.com {", &format!("\ncallback.example.com, {ip} {{")),
             ("/etc/caddy/tls/", &format!("{}/", folder.display())),
             ("127.0.0.1:8080", upstream),
         ],
@@ -134,7 +137,8 @@ impl Proxy {
     ) -> Option<Self> {
         let program = peer(name)?;
         let folder = tempfile::tempdir().unwrap();
-        let made = rcgen::generate_simple_self_signed(vec![HOST.to_owned()]).unwrap();
+        let made =
+            rcgen::generate_simple_self_signed(vec![HOST.to_owned(), address.ip().to_string()]).unwrap();
         std::fs::write(folder.path().join("fullchain.pem"), made.cert.pem()).unwrap();
         std::fs::write(folder.path().join("privkey.pem"), made.signing_key.serialize_pem()).unwrap();
         let mut trusted = RootCertStore::empty();
@@ -181,6 +185,11 @@ impl Proxy {
             assert!(Instant::now() < give_up, "not ready: {}", self.log());
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    /// The file of its certificate.
+    pub fn certificate(&self) -> PathBuf {
+        self.folder.path().join("fullchain.pem")
     }
 
     /// Everything that it has logged.
