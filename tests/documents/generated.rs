@@ -7,11 +7,12 @@ use std::process::Command;
 use std::time::Duration;
 
 use strum::VariantArray as _;
-use unionlink::domain::event::Kind;
+use unionlink::domain::event::{AppAlarmKind, Kind};
 use unionlink::domain::finding::{BackupFacts, FindingCode};
 use unionlink::domain::ids::{AppName, CorpId, SinkName};
 use unionlink::domain::tally::Tally;
-use unionlink::store::Counts;
+use unionlink::domain::time::Timestamp;
+use unionlink::store::{Counts, LogStatus};
 use unionlink::telemetry::metrics::Metrics;
 use unionlink::wecom::{Api, Class, class, remedy};
 
@@ -165,8 +166,8 @@ fn every_finding_has_its_heading_and_every_heading_its_finding() {
     }
 }
 
-#[test]
-fn every_metric_is_in_the_documents() {
+/// The names of all metrics, and their types: what a service exports whose every metric has a series.
+pub fn metrics() -> Vec<(String, String)> {
     // A metric with labels appears with its first series.
     let metrics = Metrics::default();
     let (app, sink) = (AppName::new("brand").unwrap(), SinkName::new("crm").unwrap());
@@ -177,19 +178,29 @@ fn every_metric_is_in_the_documents() {
     metrics.sink("crm", (0, 0), "running", &["running"]);
     metrics.quota(&CorpId::new("ww0123456789").unwrap(), Api::UnionidToPendingId, "hour", 0, 1);
     metrics.paused([(&app, "app", None)].into_iter());
+    metrics.dealers(&app, &[], 0);
+    metrics.app_alarms(&app, AppAlarmKind::InactiveAlert, 0);
+    metrics.findings(std::iter::empty());
     metrics.machine.disk_free_bytes(Some(1));
-    let at = unionlink::domain::time::Timestamp::EPOCH;
-    metrics.machine.backup(Some(&BackupFacts { at, bytes: 1, same_device: false }));
+    metrics.machine.backup(Some(&BackupFacts { at: Timestamp::EPOCH, bytes: 1, same_device: false }));
     metrics.machine.clock_compared(0);
     metrics.machine.clock_compared(0);
     metrics.machine.certificate_days("callback.example.com", Some(9));
+    let mut log = LogStatus::default();
+    log.syncs.add(Duration::ZERO);
+    metrics.store_log(&log);
     let metrics = metrics.scrape(&Counts::default(), Some(&Tally::default()), 0);
-    let names: Vec<_> =
-        metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    let types = metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+    types.map(|(name, kind)| (name.to_owned(), kind.to_owned())).collect()
+}
+
+#[test]
+fn every_metric_is_in_the_documents() {
+    let names: Vec<_> = metrics().into_iter().map(|(name, _)| name).collect();
     assert!(names.len() >= 35, "{names:?}");
     for path in ["docs/operations.md", "docs/zh/operations.md"] {
         let text = Document::read(Path::new(path)).text;
-        let missing: Vec<_> = names.iter().filter(|name| !text.contains(**name)).collect();
+        let missing: Vec<_> = names.iter().filter(|name| !text.contains(name.as_str())).collect();
         assert!(missing.is_empty(), "{path} lacks {missing:?}");
     }
 }

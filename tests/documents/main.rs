@@ -15,6 +15,7 @@ mod commands;
 mod generated;
 mod imports;
 mod markdown;
+mod monitoring;
 #[path = "../peers/mod.rs"]
 mod peers;
 mod source;

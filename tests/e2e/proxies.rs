@@ -113,7 +113,8 @@ async fn doctor_agrees(proxy: &Proxy, world: &World) {
         (format!("https://{}:{}", proxy.ip, proxy.https), None, Some("callback.certificate")),
         (format!("http://{}:{}", proxy.ip, proxy.http), Some(&roots), Some("callback.public")),
     ] {
-        let environment: Vec<_> = roots.into_iter().map(|roots| ("SSL_CERT_FILE", roots.as_os_str())).collect();
+        let environment: Vec<_> =
+            roots.into_iter().map(|roots| ("SSL_CERT_FILE", roots.as_os_str())).collect();
         let arguments = ["doctor", "--json", "callback", "ports.exposure", "--url", &url];
         let ran = run_with(world, &arguments, &environment).await;
         assert_eq!(failed(&ran), expected.into_iter().collect::<Vec<_>>(), "{url} {ran:?}");
