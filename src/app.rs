@@ -3,6 +3,7 @@
 //! [`assemble`](assemble()) builds the service without its listeners, [`App`] adds them and runs everything.
 //! Nothing below knows the configuration; each part receives the narrow struct it needs.
 
+mod alerts;
 mod apps;
 mod assemble;
 mod certificates;
@@ -170,6 +171,12 @@ impl App {
         app.serve("public listener", public, public::router(callbacks), public_limits, proxies.clone());
         app.serve("admin listener", private, api::router(admin_state.clone()), admin_limits, proxies);
         let admin_for_others = admin_state.clone();
+        if !config.alerts.is_empty() {
+            let (robots, proxy) = (config.alerts.clone(), config.wecom.proxy.clone());
+            let alerts =
+                alerts::run(robots, proxy, admin_state.clone(), duties.clone(), app.lifecycle.soft());
+            app.lifecycle.supervise("alerts", alerts);
+        }
         app.lifecycle
             .supervise("refused tokens", api::record_refused_tokens(admin_state, app.lifecycle.soft()));
         for (name, task) in tasks {

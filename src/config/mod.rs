@@ -6,6 +6,7 @@
 //! `check` and `serve` find the same problems; the [`Severity`] of each decides which of them refuses it.
 
 mod admin;
+mod alerts;
 mod apps;
 mod callback_url;
 mod checks;
@@ -31,6 +32,8 @@ use toml::Table;
 
 pub use admin::{Admin, AdminAccess, AdminToken};
 pub(crate) use admin::{Listen, socket_path};
+pub use alerts::Alerts;
+pub(crate) use alerts::{AlertLang, Robot};
 pub(crate) use apps::Access;
 pub use apps::{App, Quota};
 pub(crate) use callback_url::CallbackSecrets;
@@ -71,6 +74,8 @@ pub struct Config {
     pub(crate) suites: Vec<Suite>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) sinks: Vec<Sink>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) alerts: Vec<Alerts>,
     /// The problems that did not prevent it from being read.
     #[serde(skip)]
     pub(crate) warnings: Vec<Problem>,
@@ -108,6 +113,9 @@ impl Config {
             let sink = Sink::read(&mut section, &sinks);
             sinks.extend(sink);
         }
+        let mut sections = root.sections("alerts");
+        let alerts = sections.iter_mut().filter_map(Alerts::read).collect();
+        drop(sections);
         shared_keys::check_shared_keys(root, &suites, &apps);
         let holds_a_secret = root.reading.holds_a_secret.get();
         let (server, admin, store, wecom, log) = (server?, admin?, store?, wecom?, log?);
@@ -121,6 +129,7 @@ impl Config {
             apps,
             suites,
             sinks,
+            alerts,
             warnings,
             holds_a_secret,
             secret_files,
@@ -131,8 +140,8 @@ impl Config {
 impl Config {
     /// Its values, for comparison with another. Reads the certificates and credentials that sinks name.
     pub(crate) fn values(&self) -> Values {
-        let Self { server, admin, store, wecom, log, suites, apps, sinks, .. } = self;
-        Values::of((server, admin, store, wecom, log), suites, apps, sinks)
+        let Self { server, admin, store, wecom, log, suites, apps, sinks, alerts, .. } = self;
+        Values::of((server, admin, store, wecom, log), suites, apps, (sinks, alerts))
     }
 }
 

@@ -14,6 +14,7 @@ use sha2::{Digest as _, Sha256};
 use toml::Table;
 
 use super::admin::{Admin, AdminToken};
+use super::alerts::Alerts;
 use super::apps::{Access, App};
 use super::checks::PreviousKeys;
 use super::secret::Secret;
@@ -83,8 +84,14 @@ impl Values {
         (server, admin, store, wecom, log): (&Server, &Admin, &Store, &Wecom, &Log),
         suites: &[Suite],
         apps: &[App],
-        sinks: &[Sink],
+        (sinks, alerts): (&[Sink], &[Alerts]),
     ) -> Self {
+        let mut alert_values = Digests::new();
+        for (nth, robot) in alerts.iter().enumerate() {
+            let of_robot = digests(robot).into_values().flatten().collect::<Vec<_>>();
+            add(&mut alert_values, &nth.to_string(), of_robot);
+            add(&mut alert_values, &nth.to_string(), robot.url.value.expose_secret());
+        }
         let mut admin_values = digests(admin);
         admin_values.remove("tokens");
         add_secrets(&mut admin_values, [("token", admin.token.as_ref())]);
@@ -104,6 +111,7 @@ impl Values {
             ("store", store_values),
             ("wecom", wecom_values),
             ("log", digests(log)),
+            ("alerts", alert_values),
         ];
         let with_section = |(section, values): (&'static str, Digests)| {
             values.into_iter().map(move |(key, digest)| (format!("{section}.{key}"), digest))

@@ -132,6 +132,7 @@ fn every_key() -> (String, Environment) {
         ("UNIONLINK_CRM_PREVIOUS_SECRET", "whsec_cHJldmlvdXMtcHJldmlvdXMtcHJldmlvdXMtcHJldmk="),
         ("UNIONLINK_CRM_AUTHORIZATION", "Bearer x"),
         ("UNIONLINK_NATS_TOKEN", "n"),
+        ("UNIONLINK_ALERTS_URL", "https://robot.example.com/send?key=k"),
     ]);
     (lines.join("\n"), environment)
 }

@@ -7,6 +7,7 @@
 //! app serves. [`explain`] and [`finding`] say what is wrong and what to do about it.
 
 pub mod access;
+pub mod alarm;
 pub mod audit;
 pub mod authorization;
 pub mod backoff;

@@ -15,6 +15,7 @@ use rustls::pki_types::PrivateKeyDer;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_rustls::TlsAcceptor;
+use unionlink::clock::{Clock as _, SystemClock};
 use unionlink::simulator::{Api, Fault, Target};
 
 use crate::doctor::{doctor, failed, state_of};
@@ -269,13 +270,13 @@ async fn tls_proxy(world: &World, chain: Vec<rcgen::Certificate>, key: &rcgen::K
 #[tokio::test]
 async fn a_certificate_that_expires_or_whose_chain_is_incomplete_is_named() {
     let world = World::usual().await;
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let now = SystemClock.now().as_secs();
     let make = |days: i64,
                 issued_by: Option<(&rcgen::Certificate, &rcgen::CertificateParams, &rcgen::KeyPair)>,
                 is_ca: bool| {
         let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
         params.distinguished_name.push(rcgen::DnType::CommonName, format!("invented {days} {is_ca}"));
-        let until = i64::try_from(now).unwrap() + days * 86_400 + 3_600;
+        let until = now + days * 86_400 + 3_600;
         params.not_after = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(until.unsigned_abs());
         if is_ca {
             params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);

@@ -13,6 +13,7 @@ mod agency_changes;
 mod agency_hostile;
 mod agency_kills;
 mod agency_story;
+mod alerts;
 mod callback;
 mod clock;
 mod configuration;

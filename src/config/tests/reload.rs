@@ -53,6 +53,7 @@ fn others(key: &str, value: &Value) -> Vec<Value> {
             "another-value-of-more-than-32-characters".into(),
             "whsec_YW5vdGhlci1hbm90aGVyLWFub3RoZXItYW5vdGhlcjE=".into(),
             "postgres://other:password@db.example.com/brand".into(),
+            "https://robot.example.com/send?key=another".into(),
         ],
         ("listen", _) => text("127.0.0.1:9999"),
         ("corp_id" | "provider_corp_id", _) => text("ww9999999999999999"),
@@ -61,6 +62,8 @@ fn others(key: &str, value: &Value) -> Vec<Value> {
         ("conversion_token", _) => text("upstream"),
         ("renew", _) => text("never"),
         ("callback_ips", _) => text("report"),
+        ("kind", _) => text("feishu"),
+        ("lang", _) => text("en"),
         ("start", _) => text("now"),
         ("migrate", _) => text("manual"),
         ("notify", _) => text("poll"),
@@ -104,7 +107,10 @@ fn a_reload_takes_over_or_names_every_key() {
         assert!(!named.is_empty(), "{path} is not noticed");
         if key != "name" {
             assert_eq!(named.len(), 1, "{path}: {named:?}");
-            let is_part = path.contains("/quota/") || path.contains("/tokens/") || path.starts_with("/sinks");
+            let is_part = path.contains("/quota/")
+                || path.contains("/tokens/")
+                || path.starts_with("/sinks")
+                || path.starts_with("/alerts");
             assert!(is_part || named[0].ends_with(&format!(".{key}")), "{path}: {named:?}");
         }
         reloaded.extend(found.changed);

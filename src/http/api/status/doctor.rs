@@ -83,7 +83,7 @@ pub(in super::super) async fn diagnose(State(state): Shared) -> Result<Json<Repo
 
 impl AdminState {
     /// Everything that is looked at, in the order of the codes.
-    pub(in super::super) async fn findings(&self, now: Timestamp) -> Vec<Finding> {
+    pub async fn findings(&self, now: Timestamp) -> Vec<Finding> {
         let of_service = match self.store.ready() {
             // Reading it may take until a time-out.
             Err(error) => Err(error.to_string()),
