@@ -111,6 +111,10 @@ async fn work(workers: Workers, context: Context, duties: Arc<Duties>, lifecycle
         term.cancelled().await;
         running.close();
         running.wait().await;
+        if !lifecycle.soft().is_cancelled() {
+            // What it holds back is another replica's to say now.
+            context.begin_again().await;
+        }
     };
     duties.perform(Duty::Work, Duration::ZERO, &lifecycle.soft(), work).await;
 }

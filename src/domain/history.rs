@@ -81,6 +81,12 @@ impl Tallies {
         self.0.get(group).cloned().unwrap_or_default()
     }
 
+    /// All groups.
+    #[must_use]
+    pub const fn groups(&self) -> &BTreeMap<String, BTreeMap<String, u64>> {
+        &self.0
+    }
+
     /// Whether nothing happened.
     #[must_use]
     pub fn is_empty(&self) -> bool {

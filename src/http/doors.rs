@@ -136,6 +136,16 @@ impl Door {
         matches!(self, Self::App(AppDoor { recipients: AppRecipients::SelfBuilt(_), .. }))
     }
 
+    /// Whether a receive id is that of whom the URL belongs to: the brand, or the suite and its provider.
+    pub(super) fn is_of(&self, apps: &Apps, receive_id: &str) -> bool {
+        match self {
+            Self::App(door) => door.brand(apps).is_some_and(|brand| brand.same_corp(receive_id)),
+            Self::Suite(SuiteDoor { recipients, .. }) => {
+                recipients.accepts(apps, receive_id.as_bytes(), None)
+            }
+        }
+    }
+
     /// Whether a verified URL check may be answered: one for an accepted receive id, whose text is no message.
     /// A recorded message, sent as an echo string, would be decrypted for its sender.
     pub(super) fn check_echo(&self, apps: &Apps, echo: &VerifiedMessage) -> Result<(), Refusal> {

@@ -24,7 +24,7 @@ use super::doors::Door;
 use super::payload::receive_id;
 use super::socket::Source;
 use super::strangers::Stranger;
-use crate::callback::{self, KeyAge, Query, Refusal};
+use crate::callback::{self, KeyAge, Query, Refusal, VerifiedMessage};
 use crate::domain::ids::AppName;
 use crate::store::StoreError;
 use crate::telemetry::metrics::{CallbackOutcome, TimestampSource};
@@ -309,7 +309,23 @@ impl CallbackState {
         self.opened(door, message.opened_with());
         self.count_signed_at(&query);
         let outcome = self.accept(door, &message, all_received_at).await.map_err(Reject::Unavailable)?;
+        self.observe(door, &query, &message);
         Ok(Ack::Success(outcome))
+    }
+
+    /// Counts how WeCom has sealed a message: for whom, and whether it has sent it before.
+    fn observe(&self, door: &Door, query: &Query<'_>, message: &VerifiedMessage) {
+        let observed = &self.metrics.observed;
+        let id = String::from_utf8_lossy(message.receive_id());
+        let is_named = || memchr::memmem::find(message.text(), id.as_bytes()).is_some();
+        let whom = match &*id {
+            "" => "nobody",
+            id if door.is_of(&self.apps, id) => "the brand, suite or provider",
+            _ if is_named() => "another corp, which the message names",
+            _ => "somebody else",
+        };
+        observed.note("sealed_for", whom);
+        observed.received(message.text(), query.msg_signature.as_bytes(), self.clock.now());
     }
 
     fn count_signed_at(&self, query: &Query<'_>) {

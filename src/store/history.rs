@@ -12,6 +12,8 @@ use crate::domain::time::Timestamp;
 pub struct Noted {
     /// What it counted.
     pub counts: Tallies,
+    /// How it saw WeCom behave.
+    pub observed: Tallies,
     /// What it noted of callback URLs.
     pub urls: Vec<(AppName, UrlMarks)>,
     /// Deliveries that failed.
@@ -22,7 +24,7 @@ impl Noted {
     /// Whether there is nothing to record.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.counts.is_empty() && self.urls.is_empty() && self.failures.is_empty()
+        self.counts.is_empty() && self.observed.is_empty() && self.urls.is_empty() && self.failures.is_empty()
     }
 }
 
@@ -37,6 +39,9 @@ pub trait History: Send + Sync {
     /// The hours that begin at `from` or later and in which something was counted, the oldest first. What the store has made
     /// since it was last recorded is added to the hour of `now`.
     async fn hours(&self, from: Timestamp, now: Timestamp) -> Result<Vec<(Timestamp, Tallies)>, StoreError>;
+
+    /// How WeCom was seen to behave since the store was created.
+    async fn observed(&self) -> Result<Tallies, StoreError>;
 
     /// What is remembered of each callback URL, by the name in it.
     async fn url_marks(&self) -> Result<Vec<(AppName, UrlMarks)>, StoreError>;

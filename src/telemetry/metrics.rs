@@ -25,6 +25,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use strum::VariantArray as _;
 
+use super::observed::Observed;
 use super::process::Process;
 use super::version::{COMMIT, VERSION};
 use crate::domain::history::Tallies;
@@ -57,6 +58,8 @@ pub struct Metrics {
     pub callbacks: CallbackMetrics,
     /// Those of the machine.
     pub machine: MachineMetrics,
+    /// How WeCom behaves. It is in no metric, but counted alike.
+    pub observed: Observed,
     findings: Family<Labels<2>, Gauge>,
     admin_refused: Family<Labels<1>, Counter>,
     link_seconds: Histogram,
@@ -191,6 +194,7 @@ impl Default for Metrics {
             paused_before: Mutex::default(),
             damaged_records: new(r, "damaged_records", "Damaged records found in the store since the start"),
             machine: MachineMetrics::new(r),
+            observed: Observed::default(),
             store_log: StoreLog::register(r),
             registry,
         };

@@ -11,6 +11,7 @@ pub(crate) mod captured_log;
 pub mod causes;
 pub mod logs;
 pub mod metrics;
+pub mod observed;
 mod process;
 pub mod throttle;
 pub mod version;

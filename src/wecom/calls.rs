@@ -107,10 +107,30 @@ impl Platform for Client {
         if let Some(chat_id) = chat_id {
             body["chat_id"] = chat_id.as_str().into();
         }
-        let answer: Answer = self.ask(app, token, api, Share::Whole, Some(&body)).await?;
+        let observed = &self.metrics.observed;
+        let whose = if matches!(token, TokenOf::Upstream) { "brand" } else { "dealer" };
+        let answer: Answer = match self.ask(app, token, api, Share::Whole, Some(&body)).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                if let Some(errcode) = error.errcode() {
+                    observed.note("conversion", &format!("{whose} token: {errcode}"));
+                }
+                return Err(error);
+            }
+        };
+        observed.note("conversion", &format!("{whose} token: 0"));
+        let rows_answered = answer.result.as_ref().map_or(0, Vec::len);
+        for _ in rows_answered..ids.len() {
+            observed.note("unknown_customer", "no row");
+        }
         // WeCom does not document how it answers for an unknown customer: without a row, with an empty
         // pending id, or without the field.
         let known = |row: Row| {
+            match row.pending_id.as_deref() {
+                None => observed.note("unknown_customer", "row without pending_id"),
+                Some("") => observed.note("unknown_customer", "row with an empty pending_id"),
+                Some(_) => {}
+            }
             let pending_id = PendingId::new(row.pending_id?).ok()?;
             Some((ExternalUserid::new(row.external_userid).ok()?, pending_id))
         };

@@ -36,7 +36,7 @@ pub struct Client {
     pub(super) tokens: Tokens,
     limiter: Limiter,
     pub(super) clock: Arc<dyn Clock>,
-    metrics: Arc<Metrics>,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 /// On whose account a call is made.
@@ -103,6 +103,14 @@ impl Client {
         let answer = self.exchange(api, query, body).await;
         let answer = answer.and_then(|answer| success(api, *development, answer));
         self.metrics.wecom_call(api, &answer, started.elapsed());
+        let (observed, name) = (&self.metrics.observed, api.as_str());
+        match &answer {
+            Ok(_) => observed.took("latency", started.elapsed()),
+            Err(CallError::Refused { errcode, .. }) => {
+                observed.note("errcodes", &format!("{name} {errcode}"));
+            }
+            Err(_) => {}
+        }
         if let Err(error) = &answer {
             tracing::debug!(api = api.as_str(), error = error.to_string(), "a call to WeCom failed");
             if error.class() == Class::Rate {

@@ -35,6 +35,7 @@ pub struct Notes {
 #[derive(Default)]
 struct Recorded {
     counts: Tallies,
+    observed: Tallies,
     made: Made,
     /// What was free on the disk of the store.
     free_kib: Option<u64>,
@@ -105,6 +106,12 @@ impl Notes {
         self.counted(store).since(&self.recorded().counts)
     }
 
+    /// How WeCom was seen to behave, what is not recorded yet.
+    #[must_use]
+    pub fn unrecorded_observed(&self) -> Tallies {
+        self.metrics.observed.counted().since(&self.recorded().observed)
+    }
+
     /// What was noted of callback URLs and is not recorded yet.
     #[must_use]
     pub fn unrecorded_urls(&self) -> BTreeMap<AppName, UrlMarks> {
@@ -118,9 +125,15 @@ impl Notes {
     pub async fn record(&self, store: &dyn Store, now: Timestamp) -> Result<(), StoreError> {
         let (counted, made) = (self.counted(store), store.counts().made);
         let counts = counted.since(&self.recorded().counts);
+        let seen = self.metrics.observed.counted();
+        let observed = seen.since(&self.recorded().observed);
         let urls = std::mem::take(&mut *self.urls());
-        let mut noted =
-            Noted { counts, urls: urls.into_iter().collect(), failures: self.sinks.take_failures() };
+        let mut noted = Noted {
+            counts,
+            observed,
+            urls: urls.into_iter().collect(),
+            failures: self.sinks.take_failures(),
+        };
         if noted.is_empty() && made == self.recorded().made {
             return Ok(());
         }
@@ -129,7 +142,7 @@ impl Notes {
         let result = store.record_noted(noted, now).await;
         if result.is_ok() {
             let mut recorded = self.recorded();
-            (recorded.counts, recorded.made) = (counted, made);
+            (recorded.counts, recorded.observed, recorded.made) = (counted, seen, made);
         } else {
             for (name, marks) in urls {
                 self.note(&name, marks);

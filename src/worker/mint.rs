@@ -218,6 +218,13 @@ impl Queue {
                 // Before the call, so that the pending id is never older than recorded.
                 let minted_at = self.context.now();
                 let pending_id = platform.unionid_to_pending_id(app, unionid, openid, share).await;
+                if let (Ok(pending_id), Some(before)) = (&pending_id, work.fan.newest()) {
+                    let is_same = before.pending_id == *pending_id;
+                    self.context
+                        .metrics
+                        .observed
+                        .note("minted_again", if is_same { "same pending_id" } else { "another pending_id" });
+                }
                 pending_id.map(|pending_id| FanOutcome::Minted {
                     minted: Minted::new(pending_id, minted_at),
                     same_id_extends: rules.same_id_extends,

@@ -32,6 +32,7 @@ mod forget;
 mod groups;
 mod guard;
 mod harness;
+mod history;
 mod imports;
 mod kills;
 mod ledger;

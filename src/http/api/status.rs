@@ -119,10 +119,18 @@ pub(super) async fn show(State(state): Shared) -> Result<Json<Status>, Problem> 
         reconcile: state.store.reconcile_run().await?.into(),
         calls: Api::VARIANTS.iter().map(|api| (api.as_str(), state.metrics.calls_of(*api))).collect(),
         ids_asked: state.metrics.ids_sent_count(),
+        observed: state.observed().await?,
     }))
 }
 
 impl AdminState {
+    /// How WeCom was seen to behave.
+    async fn observed(&self) -> Result<BTreeMap<String, BTreeMap<String, u64>>, Problem> {
+        let mut observed = self.store.observed().await?;
+        observed.add_all(&self.notes.unrecorded_observed());
+        Ok(observed.groups().clone())
+    }
+
     /// What was seen last at each configured callback URL.
     async fn urls(&self) -> Result<Vec<(AppName, UrlMarks)>, Problem> {
         let mut marks: BTreeMap<_, _> = self.store.url_marks().await?.into_iter().collect();

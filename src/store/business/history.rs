@@ -34,6 +34,15 @@ fn recorded() -> Vec<u8> {
     keys::only("history")
 }
 
+fn observations() -> Vec<u8> {
+    keys::only("observed")
+}
+
+/// How WeCom was seen to behave.
+pub(crate) fn observed(view: &View<'_>) -> Result<Tallies, StoreError> {
+    Ok(readable(view.record(&observations()))?.unwrap_or_default())
+}
+
 /// What was made since it was last recorded.
 fn unrecorded(read: &impl Read, made: &Made) -> Result<Tallies, StoreError> {
     let Recorded(before) = readable(read.record(&recorded()))?.unwrap_or_default();
@@ -42,7 +51,7 @@ fn unrecorded(read: &impl Read, made: &Made) -> Result<Tallies, StoreError> {
 
 /// Records what was noted. A damaged record begins anew.
 pub(crate) fn record(txn: &mut Txn<'_>, noted: &Noted, now: Timestamp) -> Result<(), StoreError> {
-    let Noted { counts, urls, failures } = noted;
+    let Noted { counts, observed, urls, failures } = noted;
     let made = txn.meta.counts.made;
     let mut counts = counts.clone();
     counts.add_all(&unrecorded(txn, &made)?);
@@ -52,6 +61,11 @@ pub(crate) fn record(txn: &mut Txn<'_>, noted: &Noted, now: Timestamp) -> Result
         hour.add_all(&counts);
         txn.put(key, &hour)?;
         txn.put(recorded(), &Recorded(made))?;
+    }
+    if !observed.is_empty() {
+        let mut all = readable(txn.get::<Tallies>(&observations()))?.unwrap_or_default();
+        all.add_all(observed);
+        txn.put(observations(), &all)?;
     }
     for (name, marks) in urls {
         let key = keys::url_marks(name);

@@ -59,8 +59,11 @@ async fn the_last_marks_of_a_url_and_failures_of_a_sink_are_remembered(place: &d
     let failures = |at: Timestamp, count: i64| {
         (0..count).map(|nth| SinkFailure::new(at.plus_ms(nth), "503")).collect::<Vec<_>>()
     };
+    let mut seen = Tallies::default();
+    seen.add("conversion", "dealer token: 0", 2);
     let noted = |marks, failures| Noted {
         counts: Tallies::default(),
+        observed: seen.clone(),
         urls: vec![(name.clone(), marks)],
         failures: vec![(sink.clone(), failures)],
     };
@@ -78,6 +81,7 @@ async fn the_last_marks_of_a_url_and_failures_of_a_sink_are_remembered(place: &d
         known.iter().filter(|failure| failure.at >= later && failure.at <= later.plus_ms(2)).count(),
         6
     );
+    assert_eq!(store.observed().await.unwrap().get("conversion", "dealer token: 0"), 4);
     assert_eq!(store.sink_failures(&SinkName::new("cdp").unwrap()).await.unwrap(), []);
     assert!(store.audit().await.unwrap().is_empty());
 }

@@ -21,6 +21,10 @@ impl<B: Backend> History for RowStore<B> {
         self.backend.read(|view| history::hours(view, from, now)).await
     }
 
+    async fn observed(&self) -> Result<Tallies, StoreError> {
+        self.backend.read(history::observed).await
+    }
+
     async fn url_marks(&self) -> Result<Vec<(AppName, UrlMarks)>, StoreError> {
         self.backend.read(history::url_marks).await
     }

@@ -21,6 +21,12 @@ pub(super) async fn store_outcomes(context: &Context, outcomes: Vec<(Work, Outco
                 errcode = reason.errcode, reason = reason.text, "event became a dead letter");
         }
     }
+    for (work, outcome) in &outcomes {
+        if let (Some(event), Outcome::Resolved(_)) = (&work.event, outcome) {
+            let what = if event.attempts == 0 { "converted_at_once_after" } else { "converted_later_after" };
+            context.metrics.observed.between(what, event.event.created_at, context.now());
+        }
+    }
     let deferred_until: BTreeSet<_> = outcomes.iter().filter_map(|(_, outcome)| retry_at(outcome)).collect();
     match context.store.settle(outcomes, context.now()).await {
         Ok(linked) => {

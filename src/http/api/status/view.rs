@@ -135,6 +135,10 @@ pub(in super::super) struct Status {
     pub(super) replicas: Vec<ReplicaView>,
     /// Calls to each API of WeCom.
     pub(super) calls: BTreeMap<&'static str, u64>,
+    /// How WeCom behaves where its documents are silent: what was seen, and how often, since the store was created. It has no
+    /// ids in it.
+    #[schema(example = json!({"conversion": {"dealer token: 0": 42}}))]
+    pub(super) observed: BTreeMap<String, BTreeMap<String, u64>>,
     /// Customers sent to WeCom for conversion.
     pub(super) ids_asked: u64,
 }
