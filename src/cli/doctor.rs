@@ -13,8 +13,10 @@ mod wecom;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
+use indicatif::{ProgressBar, ProgressDrawTarget};
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
 use strum::VariantArray as _;
@@ -105,7 +107,9 @@ impl Doctor {
             }
         }
         let mut bundle = Bundle::default();
+        let progress = looking(self.lang);
         let report = self.look(environment, &mut bundle).await;
+        progress.finish_and_clear();
         if let Some(path) = &self.report {
             bundle.add_json("findings.json", &report.json());
             say(&format!("{}:", path.display()));
@@ -236,6 +240,16 @@ impl Doctor {
         }
         true
     }
+}
+
+/// Shows on a terminal that it is looked.
+fn looking(lang: Lang) -> ProgressBar {
+    let is_seen = console::user_attended_stderr();
+    let target = if is_seen { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let progress = ProgressBar::with_draw_target(None, target);
+    progress.set_message(lang.lines(&text!("looking …", "正在检查…")).join(" · "));
+    progress.enable_steady_tick(Duration::from_millis(100));
+    progress
 }
 
 /// What `--deep` does and costs.

@@ -138,7 +138,12 @@ async fn check_url(
     let (door, answer) = match state.door(path) {
         Ok(door) if is_refused(stranger) => (Some(door), Err(Refusal::Source.into())),
         Ok(door) => {
-            let answer = state.echo(&door, query.as_deref().unwrap_or_default());
+            let query = query.as_deref().unwrap_or_default();
+            let answer = state.echo(&door, query);
+            // Whoever says that it is a trial, genuine or not, says nothing about WeCom.
+            if !Query::parse(query).is_ok_and(|query| callback::is_trial(&query.nonce)) {
+                state.note(door.name(), &answer);
+            }
             (Some(door), answer)
         }
         Err(reject) => (None, Err(reject)),
@@ -161,6 +166,7 @@ async fn receive(
         Ok(door) => {
             let query = query.as_deref().unwrap_or_default();
             let answer = state.receive(&door, query, body, &mut received_at).await;
+            state.note(door.name(), &answer);
             (Some(door), answer)
         }
         Err(reject) => (None, Err(reject)),
@@ -194,9 +200,6 @@ impl CallbackState {
         if let (Some(check), Some(stranger)) = (&self.source_check, stranger) {
             self.metrics.callbacks.stranger(outcome);
             check.answered(stranger, name, answer.is_ok(), &self.log);
-        }
-        if let Some(name) = name {
-            self.note(name, &answer);
         }
         match (name, &answer) {
             (None, Err(Reject::SuiteUrl { app, suite })) => self.log.uses_suite_url(app, suite),

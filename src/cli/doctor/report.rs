@@ -173,3 +173,104 @@ fn lines_of(code: &str, finding: &Value, lang: Lang) -> Vec<String> {
     lines.push(format!("            {code}: {link}"));
     lines
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::finding::{FindingState, Subject};
+    use crate::domain::ids::AppName;
+
+    /// One of each state.
+    fn report() -> Report {
+        let brand = || Subject::app(&AppName::new("brand").unwrap());
+        let refused = Finding::trouble(
+            FindingCode::WecomTrustedIp,
+            FindingState::Fail,
+            brand(),
+            text!("WeCom sees us as 203.0.113.7", "企业微信看到的出口 IP 是 203.0.113.7"),
+        );
+        let refused = Finding {
+            since: Some(crate::domain::time::Timestamp::from_secs(1_795_309_323)),
+            ..refused.that(text!("calls wait", "调用暂停"), text!("add the address", "加入该地址"))
+        };
+        let old = Finding::trouble(
+            FindingCode::BackupAge,
+            FindingState::Warn,
+            Subject::default(),
+            text!("the store was never backed up", "存储从未备份"),
+        );
+        let mut report = Report::default();
+        report.add_own([
+            Finding::skipped(FindingCode::WecomToken, brand(), FindingCode::WecomTrustedIp),
+            refused,
+            old.that(text!("it may be lost", "可能丢失"), text!("back it up", "请备份")),
+            Finding::ok(FindingCode::StoreReady, Subject::default(), text!("it is ready", "就绪")),
+            Finding::unknown(FindingCode::CallbackPublic, brand(), text!("no URL is known", "没有 URL")),
+        ]);
+        report
+    }
+
+    #[test]
+    fn a_report_is_for_people_in_either_language() {
+        let zh = "\
+存储
+  ✓ 回调可以落盘: 就绪
+
+备份
+  ! 备份
+      看到    存储从未备份
+      影响    可能丢失
+      处理    请备份
+            $ unionlink store backup FOLDER
+            backup.age: docs/zh/troubleshooting.md#backupage
+
+企业微信
+  ✗ 企业可信IP  brand  2026-11-22 09:02:03 +08:00
+      看到    企业微信看到的出口 IP 是 203.0.113.7
+      影响    调用暂停
+      处理    加入该地址
+            应用管理 → 应用 → 企业可信IP
+            wecom.trusted_ip: docs/zh/troubleshooting.md#wecomtrusted_ip
+  – corp_id 与 secret  brand: 跳过：取决于 wecom.trusted_ip
+
+回调
+  ? 公网 URL 验证  brand: 没有 URL
+
+失败 1，警告 1，正常 1，跳过 1，未知 1";
+        assert_eq!(report().lines(Lang::Zh).join("\n"), zh);
+        let en = "\
+Store
+  ✓ callbacks can be made durable: it is ready
+
+Backup
+  ! there is a recent backup
+      seen  the store was never backed up
+      means it may be lost
+      do    back it up
+            $ unionlink store backup FOLDER
+            backup.age: docs/troubleshooting.md#backupage
+
+WeCom
+  ✗ 企业可信IP has our address  brand  2026-11-22 09:02:03 +08:00
+      seen  WeCom sees us as 203.0.113.7
+      means calls wait
+      do    add the address
+            应用管理 → 应用 → 企业可信IP
+            wecom.trusted_ip: docs/troubleshooting.md#wecomtrusted_ip
+  – corp_id and secret are accepted  brand: skipped: it depends on wecom.trusted_ip
+
+Callbacks
+  ? the service answers a URL check from outside  brand: no URL is known
+
+failed: 1, warnings: 1, ok: 1, skipped: 1, unknown: 1";
+        assert_eq!(report().lines(Lang::En).join("\n"), en);
+        let both = report().lines(Lang::Both).join("\n");
+        assert!(
+            both.contains("Store · 存储") && both.contains("callbacks can be made durable · 回调可以落盘"),
+            "{both}"
+        );
+        assert!(report().fails() && !report().could_not_look);
+        let wanted = report().only(|code| code == "store.ready");
+        assert_eq!((wanted.json()["verdict"].as_str(), wanted.fails()), (Some("ok"), false));
+    }
+}

@@ -66,8 +66,15 @@ pub(super) async fn ask(config: &Config, mint: bool, now: Timestamp) -> Vec<Find
             }
             Some(error) => vec![held_back(&error, now)],
         };
-        let (is_agency, has_brand, used_up) = (false, true, Vec::new());
-        facts.apps.push(ServedApp { app: &app.name, is_agency, has_brand, held_back, dealers, used_up });
+        facts.apps.push(ServedApp {
+            app: &app.name,
+            is_agency: false,
+            has_brand: true,
+            held_back,
+            dealers,
+            left_lately: 0,
+            used_up: Vec::new(),
+        });
     }
     let findings = service_findings(&facts, now).into_iter();
     findings.filter(|finding| OF_APPS.contains(&finding.code)).collect()

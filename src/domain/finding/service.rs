@@ -70,6 +70,8 @@ pub struct ServedApp<'a> {
     pub held_back: Vec<HeldBackCalls>,
     /// Its dealers that WeCom lists.
     pub dealers: Vec<ServedDealer<'a>>,
+    /// How many dealers WeCom has ceased to list within the last day.
+    pub left_lately: usize,
     /// The APIs whose quota is used up, each with when WeCom is asked again.
     pub used_up: Vec<(&'static str, Timestamp)>,
 }

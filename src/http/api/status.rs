@@ -115,7 +115,7 @@ pub(super) async fn show(State(state): Shared) -> Result<Json<Status>, Problem> 
         alarms,
         suites,
         urls: state.urls().await?.into_iter().map(UrlView::of).collect(),
-        findings: state.findings(now).await.into_iter().filter(needs_somebody).collect(),
+        findings: needs_somebody(state.findings(now).await),
         reconcile: state.store.reconcile_run().await?.into(),
         calls: Api::VARIANTS.iter().map(|api| (api.as_str(), state.metrics.calls_of(*api))).collect(),
         ids_asked: state.metrics.ids_sent_count(),
@@ -175,11 +175,16 @@ impl AdminState {
     }
 }
 
-/// Whether a finding belongs into the status: it fails, or is a warning about a suite or a callback URL.
-fn needs_somebody(finding: &Finding) -> bool {
-    let code: &str = finding.code.into();
-    let is_about_setup = code.starts_with("suite.") || code.starts_with("app.");
-    finding.state == FindingState::Fail || finding.is_trouble() && is_about_setup
+/// The findings that belong into the status: first those about suites and callback URLs that are trouble, then all others that
+/// fail.
+fn needs_somebody(findings: Vec<Finding>) -> Vec<Finding> {
+    let is_about_setup = |finding: &Finding| {
+        let code: &str = finding.code.into();
+        code.starts_with("suite.") || code.starts_with("app.")
+    };
+    let (setup, others): (Vec<_>, Vec<_>) = findings.into_iter().partition(is_about_setup);
+    let others = others.into_iter().filter(|finding| finding.state == FindingState::Fail);
+    setup.into_iter().filter(Finding::is_trouble).chain(others).collect()
 }
 
 /// The suites, and everything that is wrong with them and with callback URLs.

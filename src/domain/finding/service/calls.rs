@@ -141,7 +141,21 @@ fn refused(code: Code, app: &ServedApp<'_>, calls: &[&HeldBackCalls]) -> Option<
 }
 
 fn shared(app: &ServedApp<'_>, failed: Option<Code>, lists_read: bool) -> Finding {
-    let (name, count) = (app.app, app.dealers.len());
+    let (name, count, left) = (app.app, app.dealers.len(), app.left_lately);
+    if count > 0 && left > 0 {
+        let seen = text!(
+            "dealers that WeCom lists: {count}; that it has ceased to list within a day: {left}",
+            "企业微信列出 {count} 家经销商；一天内不再列出的：{left} 家",
+        );
+        let means =
+            text!("their calls have stopped; links and data stay", "它们的调用已停止；关联和数据保留",);
+        let todo = text!(
+            "if that is not intended, share the app with them again, and have their administrators confirm",
+            "如非有意，请重新共享应用，并由其管理员确认",
+        );
+        return Finding::trouble(Code::ShareList, FindingState::Warn, Subject::app(name), seen)
+            .that(means, todo);
+    }
     if count > 0 {
         let seen = text!("dealers that WeCom lists: {count}", "企业微信列出 {count} 家经销商");
         return Finding::ok(Code::ShareList, Subject::app(name), seen);

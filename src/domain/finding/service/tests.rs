@@ -22,6 +22,7 @@ fn corp(id: &str) -> CorpId {
 struct Known {
     app: AppName,
     dealers: Vec<(CorpId, Option<Timestamp>)>,
+    left_lately: usize,
     held_back: Vec<HeldBackCalls>,
     used_up: Vec<(&'static str, Timestamp)>,
     facts: ServiceFacts<'static>,
@@ -49,6 +50,7 @@ impl Known {
         Self {
             app: AppName::new("brand").unwrap(),
             dealers: vec![(corp("wpA"), None), (corp("wpB"), None)],
+            left_lately: 0,
             held_back: Vec::new(),
             used_up: Vec::new(),
             facts,
@@ -81,7 +83,7 @@ impl Known {
     }
 
     fn findings(&self) -> Vec<Finding> {
-        let Self { app, dealers, held_back, used_up, facts } = self;
+        let Self { app, dealers, left_lately, held_back, used_up, facts } = self;
         let dealer =
             |(corp_id, silent_since): &'_ (CorpId, Option<Timestamp>)| (corp_id.clone(), *silent_since);
         let owned: Vec<_> = dealers.iter().map(dealer).collect();
@@ -96,6 +98,7 @@ impl Known {
             has_brand: true,
             held_back: held_back.clone(),
             dealers: dealers.collect(),
+            left_lately: *left_lately,
             used_up: used_up.clone(),
         };
         service_findings(&ServiceFacts { apps: vec![served], ..facts.clone() }, NOW)
@@ -180,6 +183,7 @@ fn each_cause_is_named_and_says_in_both_languages_what_it_means_and_what_to_do()
         (Known::refused(Some(301_002), Some("wpA")), Code::WecomPermission, Warn),
         (Known::refused(Some(99_999), None), Code::WecomCalls, Warn),
         (Known::with(|known| known.dealers.clear()), Code::ShareList, Fail),
+        (Known::with(|known| known.left_lately = 1), Code::ShareList, Warn),
         (Known::with(|known| known.dealers[0].1 = Some(NOW)), Code::DealerSilence, Warn),
         (Known::with(|known| known.used_up.push(("unionid_to_pending_id", NOW))), Code::WecomQuota, Warn),
         (

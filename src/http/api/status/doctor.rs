@@ -156,11 +156,13 @@ async fn of_service(state: &AdminState, now: Timestamp) -> Result<Vec<Finding>, 
     paused.extend(others.paused);
     let tallies: HashMap<_, _> = state.store.fan_tallies().await?.into_iter().collect();
     let quotas = quotas::quotas(state, &tallies).await?;
-    let mut dealers: Vec<(AppName, Vec<DealerRow>)> = Vec::new();
+    let mut dealers: Vec<(AppName, Vec<DealerRow>, usize)> = Vec::new();
     for name in state.apps.names() {
         let mut rows = state.store.dealer_rows(&name).await?;
+        let left = |row: &&DealerRow| row.dealer.left_at.is_some_and(|at| at >= day_ago);
+        let left_lately = rows.iter().filter(left).count();
         rows.retain(|row| row.dealer.state() != DealerState::Left);
-        dealers.push((name, rows));
+        dealers.push((name, rows, left_lately));
     }
     let callbacks = |outcome| state.metrics.callbacks.answered_with(outcome);
     let mut sinks = Vec::new();
@@ -179,7 +181,7 @@ async fn of_service(state: &AdminState, now: Timestamp) -> Result<Vec<Finding>, 
         calls: Api::VARIANTS.iter().map(|api| state.metrics.calls_of(*api)).sum(),
         apps: dealers
             .iter()
-            .map(|(app, rows)| {
+            .map(|(app, rows, left_lately)| {
                 let held_back = paused.iter().filter(|calls| calls.app == *app);
                 let used_up = quotas.iter().filter(|quota| quota.app == *app);
                 let is_agency = state.apps.agency().iter().any(|agency| agency.app == *app);
@@ -189,6 +191,7 @@ async fn of_service(state: &AdminState, now: Timestamp) -> Result<Vec<Finding>, 
                     has_brand: state.apps.corp_of(app).is_some(),
                     held_back: held_back.map(|calls| state.held_back_calls(calls)).collect(),
                     dealers: rows.iter().map(served).collect(),
+                    left_lately: *left_lately,
                     used_up: used_up.filter_map(|quota| Some((quota.api, quota.blocked_until?))).collect(),
                 }
             })
