@@ -18,6 +18,7 @@ mod start_error;
 mod tokens;
 
 pub use assemble::{Assembled, Parts, SinkPart, StoredLedgers, Task, Workers, assemble};
+pub(crate) use opening::wanted;
 pub use reload::ConfigSource;
 pub use replicas::share_work;
 pub use sinks::BuildError;
@@ -55,6 +56,8 @@ const CONNECTION_LIFE: Duration = Duration::from_mins(2);
 /// Maximum sizes of a request's head. A callback's has a few hundred bytes; proxies may add more to an admin
 /// request's.
 const HEAD_BYTES_MAX: usize = 16 << 10;
+/// How long the counts of the last seconds may take to be recorded when the service stops.
+const RECORD_TIMEOUT: Duration = Duration::from_secs(3);
 const ADMIN_HEAD_BYTES_MAX: usize = 32 << 10;
 
 /// Maximum bytes of all callback bodies that are being read at once: enough for thousands of genuine ones.
@@ -182,7 +185,7 @@ impl App {
         for (name, task) in tasks {
             app.lifecycle.supervise(name, task);
         }
-        if let Some(url) = &config.server.public_url {
+        if let Some(url) = config.server.public_url.as_ref().filter(|url| url.0.scheme() == "https") {
             let (clock, metrics) = (context.clock.clone(), context.metrics.clone());
             let watch = certificates::watch(url.0.clone(), clock, metrics, app.lifecycle.soft());
             app.lifecycle.supervise("certificate", watch);
@@ -266,8 +269,13 @@ impl App {
         if let Err(error) = self.activity.record_rest(&*self.store).await {
             tracing::warn!(error = error.to_string(), "the dealers' activity could not be recorded");
         }
-        if let Err(error) = self.notes.record(&*self.store, self.clock.now()).await {
-            tracing::warn!(error = error.to_string(), "what was counted could not be recorded");
+        let record = self.notes.record(&*self.store, self.clock.now());
+        match tokio::time::timeout(RECORD_TIMEOUT, record).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(error = error.to_string(), "what was counted could not be recorded");
+            }
+            Err(_) => tracing::warn!("what was counted could not be recorded in time"),
         }
         self.store.close().await;
         tracing::info!("stopped");

@@ -50,20 +50,26 @@ pub(super) async fn run(
         Ok(client) => client,
         Err(error) => {
             tracing::error!(error = error.to_string(), "alerts cannot be sent");
-            return;
+            return stop.cancelled().await;
         }
     };
     let mut told: Vec<_> = robots.into_iter().map(|robot| Told { robot, alarm: Alarm::default() }).collect();
     while stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
-        if state.store.replicas().is_some() && !duties.has(&Duty::Work) {
+        // While a database is away nobody has the duty: then each says so.
+        let is_others = state.store.replicas().is_some() && !duties.has(&Duty::Work);
+        if is_others && state.store.ready().is_ok() {
+            for Told { alarm, .. } in &mut told {
+                *alarm = Alarm::default();
+            }
             continue;
         }
         let now = state.clock.now();
-        let findings = state.findings(now).await;
+        let Some(findings) = stop.run_until_cancelled(state.findings(now)).await else { return };
         for Told { robot, alarm } in &mut told {
             let Some(message) = alarm.observe(&findings, now) else { continue };
             let text = shown(&message, robot.lang);
-            let sent = send(&client, robot.kind, &robot.url.value, &text).await;
+            let sent = send(&client, robot.kind, &robot.url.value, &text);
+            let Some(sent) = stop.run_until_cancelled(sent).await else { return };
             if let Err(reason) = &sent {
                 tracing::warn!(reason, "an alert was not accepted; it is sent again in a minute");
             }
@@ -89,7 +95,11 @@ fn shown(message: &Message, lang: AlertLang) -> String {
         let named = [Some(String::new()), suite, app, subject.corp_name.clone(), sink];
         named.into_iter().flatten().collect::<Vec<_>>().join(" ")
     };
-    let mut lines = vec![both("unionlink: findings".to_owned(), "unionlink 告警".to_owned())];
+    let mut lines = vec![if failed.is_empty() {
+        both("unionlink: recovered".to_owned(), "unionlink 恢复".to_owned())
+    } else {
+        both("unionlink: alert".to_owned(), "unionlink 告警".to_owned())
+    }];
     for finding in failed.iter().take(SHOWN_MAX) {
         let code: &str = finding.code.into();
         lines.push(format!("❌ {}{}（{code}）", text(finding.code.checked()), about(finding)));

@@ -14,15 +14,20 @@ use crate::clock::Clock;
 use crate::telemetry::metrics::Metrics;
 
 const EVERY: Duration = Duration::from_hours(6);
+/// The wait after a look that failed; what was seen before stays.
+const AGAIN_AFTER: Duration = Duration::from_mins(10);
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs until `stop`.
 pub(super) async fn watch(url: Url, clock: Arc<dyn Clock>, metrics: Arc<Metrics>, stop: CancellationToken) {
-    let Some(host) = url.host_str().map(str::to_owned).filter(|_| url.scheme() == "https") else { return };
+    let host = url.host_str().unwrap_or_default().to_owned();
     loop {
-        let days = read(url.clone()).await.map(|read| read.days_left(clock.now()));
-        metrics.machine.certificate_days(&host, days);
-        if stop.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_none() {
+        let Some(read) = stop.run_until_cancelled(read(url.clone())).await else { return };
+        if let Some(read) = &read {
+            metrics.machine.certificate_days(&host, read.days_left(clock.now()));
+        }
+        let wait = if read.is_some() { EVERY } else { AGAIN_AFTER };
+        if stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
             return;
         }
     }

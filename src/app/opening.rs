@@ -103,7 +103,7 @@ async fn answering_meanwhile<T>(
 }
 
 /// What the service asks of its machine.
-pub(super) fn wanted(config: &Config) -> Wanted {
+pub(crate) fn wanted(config: &Config) -> Wanted {
     let files = descriptors::files_for(config.server.connections_max);
     let Place::Folder(folder) = &config.store.place else { return Wanted { files, ..Wanted::default() } };
     Wanted {

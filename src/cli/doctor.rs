@@ -24,7 +24,7 @@ use strum::VariantArray as _;
 use self::bundle::Bundle;
 use self::callback::Outside;
 use self::report::Report;
-use super::admin::{AdminApi, ServiceArgs, TIMEOUT, failure_reason, read_body};
+use super::admin::{AdminApi, ServiceArgs, failure_reason, read_body};
 use super::lang::Lang;
 use super::output::{Output, say};
 use super::verify_url::PublicUrl;
@@ -37,6 +37,8 @@ use crate::domain::text::{Text, text};
 const FAILED: u8 = 1;
 /// The service, or the configuration, could not be looked at.
 const COULD_NOT_RUN: u8 = 3;
+/// How long the service may take to say what it finds.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is an option")]
@@ -106,15 +108,23 @@ impl Doctor {
                 say(&line);
             }
         }
-        let mut bundle = Bundle::default();
+        let mut bundle = match self.report.as_deref().map(Bundle::create).transpose() {
+            Ok(bundle) => bundle,
+            Err(error) => {
+                say(&format!(
+                    "error: {error}\nhint: name a file that does not exist yet, in a folder that does"
+                ));
+                return Ok(ExitCode::from(COULD_NOT_RUN));
+            }
+        };
         let progress = looking(self.lang);
         let report = self.look(environment, &mut bundle).await;
         progress.finish_and_clear();
-        if let Some(path) = &self.report {
-            bundle.add_json("findings.json", &report.json());
+        if let (Some(mut bundle), Some(path)) = (bundle, &self.report) {
+            bundle.add_json("findings.json", report.json());
             say(&format!("{}:", path.display()));
             bundle.contents().iter().for_each(|file| say(&format!("  {file}")));
-            bundle.write(path).with_context(|| format!("cannot write {}", path.display()))?;
+            bundle.write().with_context(|| format!("cannot write {}", path.display()))?;
         }
         let report = report.only(|code| self.is_wanted(code));
         if self.json {
@@ -135,40 +145,60 @@ impl Doctor {
         self.codes.is_empty() || self.codes.iter().any(|text| is_of(code, text))
     }
 
-    async fn look(&self, environment: &Environment, bundle: &mut Bundle) -> Report {
+    /// Whether one of these is wanted.
+    fn wants(&self, codes: &[FindingCode]) -> bool {
+        codes.iter().any(|code| self.is_wanted(code.into()))
+    }
+
+    async fn look(&self, environment: &Environment, bundle: &mut Option<Bundle>) -> Report {
         let mut report = Report::default();
         let config = self.configuration(environment, &mut report);
         let is_running = self.ask_service(environment, &mut report, bundle).await;
         let Some(config) = &config else { return report };
-        bundle.add_config(config);
-        let (url, offline, deep) = (self.public.url.as_ref(), self.offline, self.deep);
-        let outside = Outside { config, is_running, url, offline };
+        let (url, offline) = (self.public.url.as_ref(), self.offline);
+        if let Some(bundle) = bundle {
+            bundle.add_config(config, url);
+        }
+        let is_mint_wanted = self.deep && self.wants(&[FindingCode::WecomPermission]);
+        let is_test_wanted = self.deep && self.wants(&[FindingCode::SinkVerifies]);
         let of_wecom = async {
             // The service knows how it is answered.
-            if offline || is_running && !deep {
+            let is_left_to_service = is_running && !is_mint_wanted;
+            if offline || is_left_to_service || !self.wants(&wecom::OF_APPS) {
                 return Vec::new();
             }
-            wecom::ask(config, deep, SystemClock.now()).await
+            wecom::ask(config, is_mint_wanted, SystemClock.now()).await
         };
-        let (way, urls, exposure, of_wecom, sinks) = tokio::join!(
-            network::way(config, offline),
-            outside.look(),
-            network::exposure(config, url, offline),
-            of_wecom,
-            local::sinks(config, offline, deep),
-        );
+        let way = async {
+            if self.wants(&network::OF_WAY) { network::way(config, offline).await } else { Vec::new() }
+        };
+        let urls = async {
+            let outside = Outside { config, is_running, url, offline };
+            if self.wants(&callback::OF_URLS) { outside.look().await } else { Vec::new() }
+        };
+        let exposure = async {
+            let is_wanted = self.wants(&[FindingCode::PortsExposure]);
+            if is_wanted { Some(network::exposure(config, url, offline).await) } else { None }
+        };
+        let sinks = async {
+            let codes = [FindingCode::SinkFile, FindingCode::SinkNats, FindingCode::SinkVerifies];
+            if self.wants(&codes) { local::sinks(config, offline, is_test_wanted).await } else { Vec::new() }
+        };
+        let (way, urls, exposure, of_wecom, sinks) = tokio::join!(way, urls, exposure, of_wecom, sinks);
         report.add_own(local::lock(config, is_running));
         report.add_own(way);
         report.add_own(urls);
-        report.add_own([exposure]);
+        report.add_own(exposure);
         if is_running {
-            // Only what the deeper look knows better.
-            report
-                .replace(of_wecom.into_iter().filter(|finding| finding.code == FindingCode::WecomPermission));
+            // What the deeper look finds wrong, and what came of the test messages.
+            let is_wrong =
+                |finding: &Finding| finding.code == FindingCode::WecomPermission && finding.is_trouble();
+            report.replace(of_wecom.into_iter().filter(is_wrong));
             report.replace(sinks);
         } else {
             report.add_own(of_wecom);
             report.add_own(sinks);
+            report.add_own(local::machine(config));
         }
         report
     }
@@ -191,7 +221,12 @@ impl Doctor {
     }
 
     /// Asks the service. Returns whether it runs.
-    async fn ask_service(&self, environment: &Environment, report: &mut Report, bundle: &mut Bundle) -> bool {
+    async fn ask_service(
+        &self,
+        environment: &Environment,
+        report: &mut Report,
+        bundle: &mut Option<Bundle>,
+    ) -> bool {
         let (code, subject) = (FindingCode::PortsListen, Subject::default());
         // What is wrong with the configuration was said.
         let Ok(api) = self.service.access(environment).and_then(|access| AdminApi::new(&access)) else {
@@ -226,7 +261,7 @@ impl Doctor {
         if let Some(version) = findings.as_ref().and_then(|answer| answer["unionlink"].as_str()) {
             report.add_own([local::version(version)]);
         }
-        if self.report.is_some() {
+        if let Some(bundle) = bundle {
             collect(&api, bundle).await;
         }
         if let Some(findings) = findings.as_ref().and_then(|answer| answer["findings"].as_array()) {
@@ -263,13 +298,17 @@ fn deep() -> Text {
 
 /// Collects what the service says of itself, for those who help.
 async fn collect(api: &AdminApi, bundle: &mut Bundle) {
+    // The dealers only for their names, which are replaced in the others.
     for (name, path, parameters) in [
-        ("status.json", ["v1", "status"].as_slice(), [].as_slice()),
-        ("history.json", &["v1", "history"], &[("hours", Some("48"))]),
+        (None, ["v1", "dealers"].as_slice(), [].as_slice()),
+        (Some("status.json"), &["v1", "status"], &[]),
+        (Some("history.json"), &["v1", "history"], &[("hours", Some("48"))]),
     ] {
         let answer = api.get(api.url(path, parameters)).await;
-        if let Ok(value) = answer.and_then(|body| api.parsed::<Value>(&body)) {
-            bundle.add_json(name, &value);
+        let Ok(value) = answer.and_then(|body| api.parsed::<Value>(&body)) else { continue };
+        match name {
+            Some(name) => bundle.add_json(name, value),
+            None => bundle.learn(&value),
         }
     }
     if let Ok(body) = api.get(api.url(&["metrics"], &[])).await {

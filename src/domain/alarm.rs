@@ -56,11 +56,13 @@ impl Alarm {
             .collect();
         // What could not be looked at has not ended.
         let is_open = |key: &Key| {
-            let seen = findings.iter().find(|finding| self::key(finding) == *key);
-            failing.contains_key(key)
-                || seen.is_some_and(|finding| {
-                    matches!(finding.state, FindingState::Skip | FindingState::Unknown)
-                })
+            let was_not_seen = |finding: &Finding| {
+                let is_it = self::key(finding) == *key;
+                // Without a subject it is said of all.
+                let is_of_all = finding.code == key.0 && self::key(finding).1.is_empty();
+                (is_it || is_of_all) && matches!(finding.state, FindingState::Skip | FindingState::Unknown)
+            };
+            failing.contains_key(key) || findings.iter().any(was_not_seen)
         };
         let begun: Vec<_> = failing.keys().filter(|key| !self.told.contains_key(key)).cloned().collect();
         let ended: Vec<_> = self.told.keys().filter(|key| !is_open(key)).cloned().collect();
@@ -132,6 +134,8 @@ mod tests {
             None,
             "not known to end"
         );
+        let unknown = Finding::skipped(CODES[0], Subject::default(), FindingCode::StoreReady);
+        assert_eq!(alarm.observe(&[unknown], at(550)), None, "the store cannot be read");
         assert_eq!(alarm.observe(&[], at(600)), None);
         let message = alarm.observe(&[], at(630)).unwrap();
         assert_eq!((message.failed.len(), message.ended.len(), message.others), (0, 1, 0));

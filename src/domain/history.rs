@@ -119,6 +119,18 @@ pub struct LastRefusal {
     pub at: Timestamp,
     /// Why: a reason of `unionlink_callback_refusals_total`.
     pub reason: String,
+    /// The first that was refused since a genuine request.
+    pub since: Timestamp,
+    /// How many were refused since a genuine request; at least.
+    pub count: u64,
+}
+
+impl LastRefusal {
+    /// One refusal.
+    #[must_use]
+    pub fn one(at: Timestamp, reason: &str) -> Self {
+        Self { at, reason: reason.to_owned(), since: at, count: 1 }
+    }
 }
 
 impl UrlMarks {
@@ -126,11 +138,27 @@ impl UrlMarks {
     pub fn merge(&mut self, other: Self) {
         self.verified_at = self.verified_at.max(other.verified_at);
         self.callback_at = self.callback_at.max(other.callback_at);
-        let is_later =
-            |refused: &LastRefusal| self.refused.as_ref().is_none_or(|known| known.at < refused.at);
-        if other.refused.as_ref().is_some_and(is_later) {
-            self.refused = other.refused;
+        self.refused = match (self.refused.take(), other.refused) {
+            (Some(known), Some(new)) => {
+                let (since, count) = (known.since.min(new.since), known.count.saturating_add(new.count));
+                let later = if new.at > known.at { new } else { known };
+                Some(LastRefusal { since, count, ..later })
+            }
+            (known, new) => known.or(new),
+        };
+        let genuine_at = self.genuine_at();
+        if let Some(refused) = &mut self.refused
+            && genuine_at.is_some_and(|at| at >= refused.since)
+        {
+            // Of those since then only the last is known.
+            (refused.since, refused.count) = (refused.at, 1);
         }
+    }
+
+    /// When a genuine request was last received.
+    #[must_use]
+    pub fn genuine_at(&self) -> Option<Timestamp> {
+        self.verified_at.max(self.callback_at)
     }
 }
 
@@ -204,7 +232,7 @@ mod tests {
     #[test]
     fn the_later_mark_counts_and_the_newest_failures_stay() {
         let at = Timestamp::from_secs;
-        let refused = |secs, reason: &str| Some(LastRefusal { at: at(secs), reason: reason.to_owned() });
+        let refused = |secs, reason: &str| Some(LastRefusal::one(at(secs), reason));
         let mut marks =
             UrlMarks { verified_at: Some(at(5)), callback_at: None, refused: refused(3, "cipher") };
         marks.merge(UrlMarks {
@@ -215,6 +243,14 @@ mod tests {
         let expected =
             UrlMarks { verified_at: Some(at(5)), callback_at: Some(at(1)), refused: refused(3, "cipher") };
         assert_eq!(marks, expected);
+        // Those since the last genuine request are counted.
+        for secs in [7, 6, 8] {
+            marks.merge(UrlMarks { refused: refused(secs, "signature"), ..UrlMarks::default() });
+        }
+        let last = marks.refused.clone().unwrap();
+        assert_eq!((last.at, last.reason.as_str(), last.count), (at(8), "signature", 3));
+        marks.merge(UrlMarks { callback_at: Some(at(9)), ..UrlMarks::default() });
+        assert_eq!(marks.refused.unwrap().count, 1);
         let mut known = Vec::new();
         remember(&mut known, (0..25).rev().map(|secs| SinkFailure::new(at(secs), &"x".repeat(999))));
         assert_eq!((known.len(), known[0].at, known[0].reason.len()), (FAILURES_KEPT, at(5), 200));

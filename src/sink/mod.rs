@@ -52,6 +52,8 @@ pub trait Sink: Send {
 pub enum Looked {
     /// Nothing: only a delivery would tell.
     Nowhere,
+    /// That cannot be said, and why.
+    Unknown(String),
     /// All is well.
     Well(String),
     /// Deliveries succeed, but something should be otherwise.

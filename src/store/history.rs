@@ -33,7 +33,8 @@ impl Noted {
 #[async_trait]
 pub trait History: Send + Sync {
     /// Adds what was noted to the hour of `now`, together with what the store has [made](super::Made) since it was last
-    /// asked to, and deletes the hours that are too old. Several processes may do so: counts are added up.
+    /// asked to, and deletes the hours that are too old. Several processes may do so: counts are added up. Waits until
+    /// it is durable or refused, however long that takes.
     async fn record_noted(&self, noted: Noted, now: Timestamp) -> Result<(), StoreError>;
 
     /// The hours that begin at `from` or later and in which something was counted, the oldest first. What the store has made

@@ -21,7 +21,7 @@ use super::limiter::Limiter;
 use super::platform::TokenOf;
 use super::tokens::{Token, TokenKey, Tokens};
 use super::wire::Wire;
-use crate::clock::Clock;
+use crate::clock::{Clock, SystemClock};
 use crate::domain::ids::{AppName, CorpId};
 use crate::domain::quota::Share;
 use crate::telemetry::metrics::Metrics;
@@ -128,7 +128,8 @@ impl Client {
         body: Option<&Value>,
     ) -> Result<Value, CallError> {
         let transport = |cause| CallError::Transport { api, cause };
-        let (asked_at, started) = (self.clock.now(), std::time::Instant::now());
+        // The machine's clock: that of the service may be the database's.
+        let (asked_at, started) = (SystemClock.now(), std::time::Instant::now());
         let reply = self.wire.exchange(&target(api, query), body).await.map_err(transport)?;
         if let Some(at) = reply.at {
             // In the middle of the call, and of the second that the answer names.

@@ -27,7 +27,7 @@ impl StoreFailureLog {
 }
 
 /// The reason of a failed call, for operators.
-pub(super) fn failure_reason(error: &CallError) -> FailureReason {
+pub(crate) fn failure_reason(error: &CallError) -> FailureReason {
     let text = match error {
         CallError::Refused { from_ip: Some(ip), errcode: 60_020 | 301_042, .. } => {
             format!("{error} (WeCom sees our address as {ip})")

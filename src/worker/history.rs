@@ -30,6 +30,7 @@ pub struct Notes {
     urls: Mutex<BTreeMap<AppName, UrlMarks>>,
     /// The counts as of the last record.
     recorded: Mutex<Recorded>,
+    recording: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
@@ -60,7 +61,7 @@ impl Notes {
 
     /// Notes that a request to a callback URL was refused.
     pub fn refused(&self, name: &AppName, reason: &str, at: Timestamp) {
-        let refused = Some(LastRefusal { at, reason: reason.to_owned() });
+        let refused = Some(LastRefusal::one(at, reason));
         self.note(name, UrlMarks { refused, ..UrlMarks::default() });
     }
 
@@ -89,17 +90,6 @@ impl Notes {
         counts
     }
 
-    /// By how much less, or more, of the disk is free than the last time: of the store, and of whatever else is on it.
-    fn disk_taken(&self, store: &dyn Store) -> Tallies {
-        let mut taken = Tallies::default();
-        let now = store.free_disk_bytes().map(|bytes| bytes >> 10);
-        if let Some((before, now)) = std::mem::replace(&mut self.recorded().free_kib, now).zip(now) {
-            taken.add("disk", "taken_kib", before.saturating_sub(now));
-            taken.add("disk", "freed_kib", now.saturating_sub(before));
-        }
-        taken
-    }
-
     /// What was counted and is not recorded yet.
     #[must_use]
     pub fn unrecorded(&self, store: &dyn Store) -> Tallies {
@@ -118,32 +108,44 @@ impl Notes {
         self.urls().clone()
     }
 
-    /// Records everything.
+    /// Records everything. Of two calls one waits for the other.
     ///
     /// # Errors
-    /// When it could not be stored. It is recorded the next time.
+    /// When it was not stored. It is recorded the next time. What is dropped before it is decided counts as recorded.
     pub async fn record(&self, store: &dyn Store, now: Timestamp) -> Result<(), StoreError> {
-        let (counted, made) = (self.counted(store), store.counts().made);
-        let counts = counted.since(&self.recorded().counts);
-        let seen = self.metrics.observed.counted();
-        let observed = seen.since(&self.recorded().observed);
-        let urls = std::mem::take(&mut *self.urls());
-        let mut noted = Noted {
+        let _one_at_a_time = self.recording.lock().await;
+        let (counts, observed) = (self.counted(store), self.metrics.observed.counted());
+        let after = Recorded {
             counts,
             observed,
-            urls: urls.into_iter().collect(),
-            failures: self.sinks.take_failures(),
+            made: store.counts().made,
+            free_kib: store.free_disk_bytes().map(|bytes| bytes >> 10),
         };
-        if noted.is_empty() && made == self.recorded().made {
+        let urls: Vec<_> = std::mem::take(&mut *self.urls()).into_iter().collect();
+        let noted = {
+            let before = self.recorded();
+            let counts = after.counts.since(&before.counts);
+            let observed = after.observed.since(&before.observed);
+            Noted { counts, observed, urls, failures: self.sinks.take_failures() }
+        };
+        // Each record is a commit itself, and so are readings of the clock: they alone are not worth one.
+        let is_idle = noted.counts.iter().all(|(group, ..)| group == "syncs")
+            && noted.observed.is_empty()
+            && noted.urls.is_empty()
+            && noted.failures.is_empty();
+        if is_idle && after.made == self.recorded().made {
             return Ok(());
         }
         let (urls, failures) = (noted.urls.clone(), noted.failures.clone());
-        noted.counts.add_all(&self.disk_taken(store));
+        let before = std::mem::replace(&mut *self.recorded(), after);
+        let mut noted = noted;
+        if let Some((was_free, is_free)) = before.free_kib.zip(self.recorded().free_kib) {
+            noted.counts.add("disk", "taken_kib", was_free.saturating_sub(is_free));
+            noted.counts.add("disk", "freed_kib", is_free.saturating_sub(was_free));
+        }
         let result = store.record_noted(noted, now).await;
-        if result.is_ok() {
-            let mut recorded = self.recorded();
-            (recorded.counts, recorded.observed, recorded.made) = (counted, seen, made);
-        } else {
+        if result.is_err() {
+            *self.recorded() = before;
             for (name, marks) in urls {
                 self.note(&name, marks);
             }
@@ -163,7 +165,8 @@ pub async fn run(context: Context, stop: CancellationToken) {
         if stop.run_until_cancelled(tokio::time::sleep(Duration::from_millis(wait_ms))).await.is_none() {
             return;
         }
-        if let Err(error) = context.notes.record(&*context.store, context.now()).await {
+        let record = context.notes.record(&*context.store, context.now());
+        if let Some(Err(error)) = stop.run_until_cancelled(record).await {
             context.store_failures.warn("what was counted could not be recorded", &error);
         }
     }

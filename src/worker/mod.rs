@@ -74,6 +74,7 @@ use breaker::Breakers;
 use dealer_names::DealerNames;
 use directory::Directory;
 pub use failure::StoreFailureLog;
+pub(crate) use failure::failure_reason;
 use history::Notes;
 use optional_calls::OptionalCalls;
 use parallelism::Parallelism;

@@ -185,7 +185,7 @@ pub fn metrics() -> Vec<(String, String)> {
     metrics.machine.backup(Some(&BackupFacts { at: Timestamp::EPOCH, bytes: 1, same_device: false }));
     metrics.machine.clock_compared(0);
     metrics.machine.clock_compared(0);
-    metrics.machine.certificate_days("callback.example.com", Some(9));
+    metrics.machine.certificate_days("callback.example.com", 9);
     let mut log = LogStatus::default();
     log.syncs.add(Duration::ZERO);
     metrics.store_log(&log);

@@ -344,3 +344,37 @@ async fn a_service_without_a_file_has_nothing_to_reload() {
     let (status, problem) = world.post("/v1/reload", &json!({})).await;
     assert_eq!((status, &problem["code"]), (409, &json!("conflict")), "{problem}");
 }
+
+/// The finding about the configuration: its state, and what was seen.
+async fn config_changed(process: &Process) -> (String, String) {
+    let report = process.world.get("/v1/doctor").await;
+    let findings = report["findings"].as_array().unwrap();
+    let finding = findings.iter().find(|finding| finding["code"] == "config.changed").unwrap();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    (text(&finding["state"]), text(&finding["seen"]["en"]))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_says_otherwise_than_the_service_has_it_is_a_finding_until_it_is_taken_over() {
+    // A callback URL without TLS has no certificate to watch.
+    let server = "public_url = \"http://127.0.0.1:1\"".to_owned();
+    let mut process = Process::with(Setup { server, ..Setup::default() }).await;
+    process.start().await;
+    assert_eq!(config_changed(&process).await.0, "ok");
+    edit(
+        &process,
+        &[("[server]\n", "[server]\ngrace_ms = 4321\n"), ("[[apps]]\n", "[[apps]]\nsilent_days = 3\n")],
+    );
+    let (state, seen) = config_changed(&process).await;
+    assert_eq!(state, "warn");
+    assert!(seen.contains("server.grace_ms") && seen.contains("apps.brand.silent_days"), "{seen}");
+    edit(&process, &[("grace_ms = 4321", "grace_ms = 10000"), ("silent_days = 3\n", "")]);
+    assert_eq!(config_changed(&process).await.0, "ok");
+    // One that cannot be used; what is in it is not repeated.
+    let secret = &process.world.corp.secret;
+    edit(&process, &[(&format!("{{ value = \"{secret}\" }}"), "{ valu = \"canary-secret\" }")]);
+    let (state, seen) = config_changed(&process).await;
+    assert_eq!(state, "fail", "{seen}");
+    assert!(seen.contains("apps[0].secret") && !seen.contains("canary-secret"), "{seen}");
+    process.stop().await;
+}

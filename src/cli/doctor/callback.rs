@@ -27,6 +27,15 @@ const LAST_DAYS: i64 = 3;
 /// As WeCom calls itself.
 const USER_AGENT: &str = "Mozilla/4.0";
 
+/// What is looked at.
+pub(super) const OF_URLS: [FindingCode; 5] = [
+    FindingCode::CallbackLocal,
+    FindingCode::CallbackPublic,
+    FindingCode::CallbackCertificate,
+    FindingCode::CallbackPlus,
+    FindingCode::CallbackBody,
+];
+
 /// What is tried.
 pub(super) struct Outside<'a> {
     pub(super) config: &'a Config,

@@ -5,11 +5,14 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::app::build_sink;
+use crate::app::{build_sink, wanted};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{Config, ConfigError, Place, Problem, SinkTarget};
-use crate::domain::finding::{Finding, FindingCode as Code, FindingState, Subject};
+use crate::domain::finding::{
+    Finding, FindingCode as Code, FindingState, ServiceFacts, Subject, service_findings,
+};
 use crate::domain::ids::SinkName;
+use crate::domain::sync_times::SyncTimes;
 use crate::domain::text::{Text, text};
 use crate::domain::time::{DAY_MS, Timestamp};
 use crate::sink::Looked;
@@ -131,22 +134,44 @@ pub(super) fn version(of_service: &str) -> Finding {
     Finding::trouble(code, FindingState::Warn, subject, seen).that(means, todo)
 }
 
+/// How the disk of an embedded store and the clock are, where no service says so.
+pub(super) fn machine(config: &Config) -> Vec<Finding> {
+    let (wanted, now) = (wanted(config), SystemClock.now());
+    // Before the first start there is none.
+    let has_store = wanted.store.as_deref().is_some_and(Path::exists);
+    let disk = if has_store { wanted.disk(SyncTimes::default(), 0) } else { None };
+    let facts = ServiceFacts { host: Some(wanted.host()), disk, ..ServiceFacts::default() };
+    let is_known = |finding: &Finding| {
+        matches!(finding.code, Code::StoreFilesystem | Code::StoreSpace | Code::BackupAge | Code::ClockSynced)
+    };
+    service_findings(&facts, now).into_iter().filter(is_known).collect()
+}
+
 /// Who holds the folder of an embedded store.
 pub(super) fn lock(config: &Config, is_running: bool) -> Option<Finding> {
     let Place::Folder(folder) = &config.store.place else { return None };
     let (code, subject) = (Code::StoreLock, Subject::default());
     let shown = folder.path.display();
-    let holder = match holder_of(&folder.path.join("lock")) {
+    let path = folder.path.join("lock");
+    if !path.exists() && !is_running {
+        return Some(Finding::ok(
+            code,
+            subject,
+            text!("there is no store at {shown} yet", "{shown} 尚无存储"),
+        ));
+    }
+    let holder = match holder_of(&path) {
         Ok(holder) => holder,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !folder.path.join("lock").exists() => {
-            None
-        }
         Err(error) => {
             let why = text!("{shown} cannot be looked at: {error}", "无法查看 {shown}：{error}");
             return Some(Finding::unknown(code, subject, why));
         }
     };
     Some(match holder {
+        None if is_running => {
+            let why = text!("the kernel does not say who holds {shown}", "内核未提供 {shown} 的占用者");
+            Finding::unknown(code, subject, why)
+        }
         None => Finding::ok(code, subject, text!("nobody holds {shown}", "没有进程占用 {shown}")),
         Some(pid) if is_running => {
             Finding::ok(code, subject, text!("process {pid} holds {shown}", "进程 {pid} 占用 {shown}"))
@@ -217,6 +242,7 @@ fn of_sink(code: Code, subject: Subject, name: &SinkName, looked: Result<Looked,
     let todo = || text!("see to what is named; it is tried again by itself", "请处理上述问题；之后自动重试");
     match looked {
         Ok(Looked::Nowhere) => Finding::ok(code, subject, Text::default()),
+        Ok(Looked::Unknown(why)) => Finding::unknown(code, subject, text!("{why}", "{why}")),
         Ok(Looked::Well(found)) => Finding::ok(code, subject, text!("{found}", "{found}")),
         Ok(Looked::Doubtful(found)) => {
             let means = text!("an entry may reach {name} twice", "{name} 可能两次收到同一条目");

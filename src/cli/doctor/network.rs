@@ -16,6 +16,9 @@ use crate::domain::text::{Text, text};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The steps of the way.
+pub(super) const OF_WAY: [Code; 4] = [Code::NetDns, Code::NetProxy, Code::NetTcp, Code::NetTls];
+
 /// Parts of the names of public certificate authorities that issue for hosts of WeCom, or might.
 const PUBLIC_ISSUERS: [&str; 22] = [
     "DigiCert",
@@ -64,9 +67,8 @@ fn failed(code: Code, seen: Text, todo: Text) -> Finding {
 
 /// The way to WeCom.
 pub(super) async fn way(config: &Config, offline: bool) -> Vec<Finding> {
-    let codes = [Code::NetDns, Code::NetProxy, Code::NetTcp, Code::NetTls];
     if offline {
-        return codes.map(|code| unknown(code, not_offline())).into();
+        return OF_WAY.map(|code| unknown(code, not_offline())).into();
     }
     let url = &config.wecom.api_base.0;
     let (host, port) = (url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or(443));
@@ -139,7 +141,22 @@ async fn through(config: &Config, proxy: &Url) -> Vec<Finding> {
         ];
     }
     let proxy = ok(Code::NetProxy, text!("{host}:{port} answers", "{host}:{port} 可连接"));
-    vec![by_proxy(Code::NetDns), proxy, by_proxy(Code::NetTcp), encrypted(config).await]
+    let tls = encrypted(config).await;
+    // It answers, and does not connect: it wants a login, or forbids this host.
+    if tls.state == FindingState::Fail && tls.seen.en.contains("tunnel") {
+        let todo = text!(
+            "have the proxy allow CONNECT to the host of wecom.api_base, with the login of wecom.proxy",
+            "请让代理允许以 wecom.proxy 中的账号 CONNECT 到 wecom.api_base 的主机",
+        );
+        let refused = failed(Code::NetProxy, tls.seen, todo);
+        return vec![
+            by_proxy(Code::NetDns),
+            refused,
+            by_proxy(Code::NetTcp),
+            skipped(Code::NetTls, Code::NetProxy),
+        ];
+    }
+    vec![by_proxy(Code::NetDns), proxy, by_proxy(Code::NetTcp), tls]
 }
 
 async fn resolved(host: &str, port: u16) -> Result<Vec<std::net::SocketAddr>, String> {
@@ -241,10 +258,7 @@ pub(super) async fn exposure(config: &Config, url: Option<&Url>, offline: bool) 
         };
         let body = read_body(answer).await.unwrap_or_default();
         if is_ours(&body) {
-            let seen = text!(
-                "https://{host}{path} is answered by the admin API",
-                "https://{host}{path} 由管理接口响应"
-            );
+            let seen = text!("{host}{path} is answered by the admin API", "{host}{path} 由管理接口响应");
             let means = text!(
                 "anybody may guess tokens; who has one reads and erases everything",
                 "任何人都可以尝试令牌；持有令牌者可读取和清除全部数据",

@@ -70,7 +70,8 @@ impl Report {
     }
 
     pub(super) fn json(&self) -> Value {
-        let verdict = ["fail", "warn"].into_iter().find(|state| self.count(state) > 0).unwrap_or("ok");
+        let verdict = ["fail", "warn"].into_iter().find(|state| self.count(state) > 0);
+        let verdict = verdict.unwrap_or(if self.could_not_look { "unknown" } else { "ok" });
         json!({
             "unionlink": env!("CARGO_PKG_VERSION"),
             "checked_at": SystemClock.now(),

@@ -11,13 +11,20 @@ use crate::domain::ids::CorpId;
 use crate::domain::text::{Text, text};
 use crate::domain::time::Timestamp;
 use crate::wecom::{CallError, Class, ClientSettings, Development, Https, Probe, class, remedy_for};
+use crate::worker::failure_reason;
 
 /// How long a call may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What is found about apps without the service.
-const OF_APPS: [Code; 5] =
-    [Code::Reachable, Code::WecomTrustedIp, Code::WecomToken, Code::WecomPermission, Code::ShareList];
+pub(super) const OF_APPS: [Code; 6] = [
+    Code::Reachable,
+    Code::WecomTrustedIp,
+    Code::WecomToken,
+    Code::WecomPermission,
+    Code::WecomCalls,
+    Code::ShareList,
+];
 
 /// How WeCom answers each self-built app: `gettoken`, and a page of the list of dealers; with `mint`, also a call for a
 /// pending id of somebody who cannot exist.
@@ -35,22 +42,20 @@ pub(super) async fn ask(config: &Config, mint: bool, now: Timestamp) -> Vec<Find
             return vec![Finding::unknown(Code::Reachable, Subject::default(), why)];
         }
     };
-    let (mut facts, nobody) = (ServiceFacts { lists_read: true, ..ServiceFacts::default() }, nobody());
+    let (mut facts, nobody) = (ServiceFacts::default(), nobody());
     for app in &config.apps {
         let Access::SelfBuilt(own) = &app.access else { continue };
         facts.calls += 1;
-        let (mut refusal, mut dealers) = (None, Vec::new());
+        let (mut refusal, mut dealers, mut list_read) = (None, Vec::new(), false);
         match probe.token(&own.corp_id, &own.secret.value).await {
             Ok(token) => {
                 match probe.dealers(&token, own.agent_id).await {
                     Ok(count) => {
+                        list_read = true;
                         dealers =
                             vec![ServedDealer { corp_id: &nobody, name: "", silent_since: None }; count];
                     }
-                    Err(error) => {
-                        facts.lists_read = false;
-                        refusal = Some(error);
-                    }
+                    Err(error) => refusal = Some(error),
                 }
                 if mint && refusal.is_none() {
                     refusal = probe.mint_nobody(&token).await.err().filter(|error| !is_expected(error));
@@ -72,12 +77,15 @@ pub(super) async fn ask(config: &Config, mint: bool, now: Timestamp) -> Vec<Find
             has_brand: true,
             held_back,
             dealers,
+            list_read,
             left_lately: 0,
             used_up: Vec::new(),
         });
     }
     let findings = service_findings(&facts, now).into_iter();
-    findings.filter(|finding| OF_APPS.contains(&finding.code)).collect()
+    let of_apps = findings.filter(|finding| OF_APPS.contains(&finding.code));
+    // Since when is not known.
+    of_apps.map(|finding| Finding { since: None, ..finding }).collect()
 }
 
 /// A corp that stands for those that were only counted.
@@ -98,7 +106,7 @@ fn held_back(error: &CallError, now: Timestamp) -> HeldBackCalls {
         corp: None,
         errcode,
         is_setting: errcode.is_some_and(|errcode| class(errcode) == Class::Configuration),
-        reason: error.to_string(),
+        reason: failure_reason(error).text,
         since: now,
         remedy: remedy.map(|remedy| Text { en: remedy.en.to_owned(), zh: remedy.zh.to_owned() }),
     }

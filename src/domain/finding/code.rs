@@ -207,7 +207,7 @@ impl FindingCode {
             Self::ConfigChanged => {
                 text!("the service has the configuration of the file", "服务的配置与文件一致")
             }
-            Self::SecretsMode => text!("only their owner can read secrets", "密钥文件仅属主可读"),
+            Self::SecretsMode => text!("secrets are not open to every user", "密钥未对所有用户开放"),
             Self::SecretsAge => text!("secrets are changed now and then", "密钥定期更换"),
             Self::ProcessVersion => {
                 text!("the service has the version of this program", "服务版本与本程序一致")

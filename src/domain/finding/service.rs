@@ -6,7 +6,7 @@ mod host;
 mod sinks;
 mod store;
 
-use self::callbacks::{receive_ids, seen};
+use self::callbacks::{certificate, receive_ids, seen};
 use self::calls::{of_app, reachable};
 use self::host::of_host;
 pub use self::host::{BackupFacts, ConfigDifference, DiskFacts, Filesystem, HostFacts};
@@ -33,14 +33,14 @@ pub struct ServiceFacts<'a> {
     pub host: Option<HostFacts>,
     /// The disk of an embedded store.
     pub disk: Option<DiskFacts>,
+    /// The host of the callback URLs, and for how many days its certificate is valid; `None` while that is not known.
+    pub certificate: Option<(String, i64)>,
     /// By how many milliseconds our clock is ahead of WeCom's; `None` if that is not known.
     pub skew_ms: Option<i64>,
     /// Calls to WeCom since the start.
     pub calls: u64,
     /// Why the last of them had no answer, and how many in a row had none.
     pub unanswered: Option<(String, u64)>,
-    /// Whether the lists of dealers were read since the start.
-    pub lists_read: bool,
     /// The apps that are served.
     pub apps: Vec<ServedApp<'a>>,
     /// Callbacks and URL checks since the start that were genuine, and that were refused.
@@ -50,7 +50,8 @@ pub struct ServiceFacts<'a> {
     /// What was seen last at each callback URL.
     pub urls: Vec<(AppName, UrlMarks)>,
     /// Quarantined messages whose receive id is not accepted: how many there are at least for each URL and id.
-    pub unaccepted: Vec<(AppName, String, usize)>,
+    /// `None` if they were not looked at.
+    pub unaccepted: Option<Vec<(AppName, String, usize)>>,
     /// The sinks.
     pub sinks: Vec<SinkFacts>,
     /// How long entries of the feed are kept, in seconds.
@@ -70,6 +71,8 @@ pub struct ServedApp<'a> {
     pub held_back: Vec<HeldBackCalls>,
     /// Its dealers that WeCom lists.
     pub dealers: Vec<ServedDealer<'a>>,
+    /// Whether WeCom's list of them was read since the start.
+    pub list_read: bool,
     /// How many dealers WeCom has ceased to list within the last day.
     pub left_lately: usize,
     /// The APIs whose quota is used up, each with when WeCom is asked again.
@@ -132,6 +135,7 @@ pub fn service_findings(facts: &ServiceFacts<'_>, now: Timestamp) -> Vec<Finding
     for (name, marks) in &facts.urls {
         findings.push(seen(name, marks, facts));
     }
+    findings.extend(certificate(facts));
     findings.push(receive_ids(facts));
     for sink in &facts.sinks {
         findings.extend(of_sink(sink, facts.feed_kept_secs));

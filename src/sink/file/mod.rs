@@ -9,6 +9,7 @@ mod name;
 #[cfg(test)]
 mod tests;
 
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -71,10 +72,13 @@ impl Sink for Files {
 
     async fn look(&mut self) -> Result<Looked, String> {
         let folder = self.folder.lock().unwrap_or_else(PoisonError::into_inner).path().to_owned();
-        let existing = folder.ancestors().find(|path| path.exists()).unwrap_or(&folder);
+        // The last ancestor of a relative path is the present folder.
+        let of = |path: &Path| if path.as_os_str().is_empty() { PathBuf::from(".") } else { path.to_owned() };
+        let existing =
+            folder.ancestors().map(of).find(|path| path.exists()).unwrap_or_else(|| folder.clone());
         let access = Access::WRITE_OK | Access::EXEC_OK;
         let shown = existing.display();
-        match rustix::fs::access(existing, access) {
+        match rustix::fs::access(&existing, access) {
             Ok(()) => Ok(Looked::Well(format!("{} can be written to", folder.display()))),
             Err(error) => {
                 Err(format!("{shown} cannot be written to: {error}; give it to the user of the service"))

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::header::NATS_MESSAGE_ID;
-use async_nats::jetstream::context::{PublishError, PublishErrorKind};
+use async_nats::jetstream::context::{GetStreamByNameErrorKind, PublishError, PublishErrorKind};
 use async_trait::async_trait;
 use connect::{ClientStopped, Connection, WAIT_MAX, connect};
 pub use settings::{Login, Settings, are_credentials, is_subject};
@@ -135,11 +135,18 @@ impl Sink for Nats {
     async fn look(&mut self) -> Result<Looked, String> {
         let subject = self.settings.subject.clone();
         let connection = connect(&self.settings, 0, self.is_private).await?;
-        let name = connection.jetstream.stream_by_subject(subject.clone()).await.map_err(|error| {
-            format!("no stream takes {subject} ({error}): nats stream add NAME --subjects {subject}")
-        })?;
-        let stream = connection.jetstream.get_stream(&name).await;
-        let window = stream.map_err(|error| format!("the stream {name} cannot be read: {error}"))?;
+        let name = match connection.jetstream.stream_by_subject(subject.clone()).await {
+            Ok(name) => name,
+            Err(error) if error.kind() == GetStreamByNameErrorKind::NotFound => {
+                return Err(format!("no stream takes {subject}: nats stream add NAME --subjects {subject}"));
+            }
+            // A login that may only publish is enough to deliver.
+            Err(error) => return Ok(Looked::Unknown(format!("streams cannot be looked up: {error}"))),
+        };
+        let window = match connection.jetstream.get_stream(&name).await {
+            Ok(stream) => stream,
+            Err(error) => return Ok(Looked::Unknown(format!("the stream {name} cannot be read: {error}"))),
+        };
         let window = window.cached_info().config.duplicate_window;
         if window < DUPLICATE_WINDOW_MIN {
             let secs = window.as_secs();

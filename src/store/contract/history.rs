@@ -53,7 +53,7 @@ async fn counts_are_sums_by_hour_through_restarts_and_old_hours_go(place: &dyn P
 async fn the_last_marks_of_a_url_and_failures_of_a_sink_are_remembered(place: &dyn Place) {
     let store = place.open().await;
     let (name, sink) = (AppName::new("brand").unwrap(), SinkName::new("crm").unwrap());
-    let refused = |at| Some(LastRefusal { at, reason: "signature".to_owned() });
+    let refused = |at| Some(LastRefusal::one(at, "signature"));
     let later = T0.plus_ms(9);
     let marks = |verified_at, callback_at, refused| UrlMarks { verified_at, callback_at, refused };
     let failures = |at: Timestamp, count: i64| {

@@ -5,16 +5,19 @@
 use async_trait::async_trait;
 
 use super::super::{History, Noted, StoreError};
-use super::{Backend, RowStore};
+use super::{Backend, Patience, RowStore};
 use crate::domain::history::{SinkFailure, Tallies, UrlMarks};
 use crate::domain::ids::{AppName, SinkName};
 use crate::domain::time::Timestamp;
 use crate::store::business::history;
+use crate::store::rows::txn::Txn;
 
 #[async_trait]
 impl<B: Backend> History for RowStore<B> {
     async fn record_noted(&self, noted: Noted, now: Timestamp) -> Result<(), StoreError> {
-        self.backend.run(move |txn| history::record(txn, &noted, now)).await
+        let record = move |txn: &mut Txn<'_>| history::record(txn, &noted, now);
+        let recorded = self.run_all(std::iter::once(record), Patience::UntilDecided).await;
+        recorded.into_iter().collect::<Result<Vec<()>, _>>().map(drop)
     }
 
     async fn hours(&self, from: Timestamp, now: Timestamp) -> Result<Vec<(Timestamp, Tallies)>, StoreError> {

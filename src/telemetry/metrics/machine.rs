@@ -26,6 +26,7 @@ pub struct MachineMetrics {
     certificate_days: Family<Labels<1, String>, Gauge>,
     /// By how much our clock was ahead of WeCom's at its last answers, in milliseconds.
     skews_ms: Mutex<Vec<i64>>,
+    certificate: Mutex<Option<(String, i64)>>,
 }
 
 impl MachineMetrics {
@@ -56,6 +57,7 @@ impl MachineMetrics {
                  from here",
             ),
             skews_ms: Mutex::default(),
+            certificate: Mutex::default(),
         }
     }
 
@@ -80,13 +82,16 @@ impl MachineMetrics {
         self.backup_bytes.set(backup.map(|backup| backup.bytes));
     }
 
-    /// Sets for how many days the certificate of this host is still valid; `None` if it cannot be seen.
-    pub fn certificate_days(&self, host: &str, days: Option<i64>) {
-        let labels = [("url", host.to_owned())];
-        match days {
-            Some(days) => drop(self.certificate_days.get_or_create(&labels).set(days)),
-            None => drop(self.certificate_days.remove(&labels)),
-        }
+    /// Sets for how many days the certificate of this host is still valid.
+    pub fn certificate_days(&self, host: &str, days: i64) {
+        self.certificate_days.get_or_create(&[("url", host.to_owned())]).set(days);
+        *self.certificate.lock().unwrap_or_else(PoisonError::into_inner) = Some((host.to_owned(), days));
+    }
+
+    /// The host of the callback URLs and for how many days its certificate is still valid; `None` while that could not be seen.
+    #[must_use]
+    pub fn certificate(&self) -> Option<(String, i64)> {
+        self.certificate.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Notes by how much our clock is ahead of WeCom's, as one answer says.

@@ -6,34 +6,62 @@ use crate::domain::finding::shape::{Finding, FindingState, Subject};
 use crate::domain::history::{LastRefusal, UrlMarks};
 use crate::domain::ids::AppName;
 use crate::domain::text::{Text, text};
+use crate::domain::time::MINUTE_MS;
+
+/// Refusals since the last genuine request that are no strangers'.
+const REFUSED_IN_A_ROW: u64 = 3;
+/// For how long.
+const LASTING_MS: i64 = 10 * MINUTE_MS;
+/// A certificate that is valid for fewer days is worth a warning, or is a failure.
+const CERTIFICATE_DAYS: i64 = 14;
+const LAST_DAYS: i64 = 3;
+
+/// Whether the certificate of the callback URLs ends soon, as far as it can be seen from here.
+pub(super) fn certificate(facts: &ServiceFacts<'_>) -> Option<Finding> {
+    let (host, days) = facts.certificate.as_ref().filter(|(_, days)| *days < CERTIFICATE_DAYS)?;
+    let state = if *days < LAST_DAYS { FindingState::Fail } else { FindingState::Warn };
+    let seen = text!("{host}: days left: {days}", "{host}：剩余 {days} 天");
+    let means =
+        text!("when it has expired, WeCom sends no callback any more", "证书过期后，企业微信不再发送回调");
+    let todo =
+        text!("renew it, and see why that is not done by itself", "请续期，并检查自动续期为何没有生效");
+    Some(Finding::trouble(Code::CallbackCertificate, state, Subject::default(), seen).that(means, todo))
+}
 
 /// Whether they arrive at a URL, and are accepted.
 pub(super) fn seen(name: &AppName, marks: &UrlMarks, facts: &ServiceFacts<'_>) -> Finding {
     let (code, subject) = (Code::CallbackSeen, Subject::app(name));
     let UrlMarks { verified_at, callback_at, refused } = marks;
-    let genuine_at = (*verified_at).max(*callback_at);
+    let genuine_at = marks.genuine_at();
     // Anybody can send requests that are refused: they are trouble if nothing else comes.
-    let is_only_refused = facts.accepted == 0 && facts.refused > 0;
-    let refused = refused.as_ref().filter(|refused| genuine_at.is_none_or(|at| at < refused.at));
-    if let Some(LastRefusal { at, reason }) = refused.filter(|_| genuine_at.is_none() || is_only_refused) {
-        let state = if genuine_at.is_none() { FindingState::Fail } else { FindingState::Warn };
+    let is_trouble = |refused: &&LastRefusal| match genuine_at {
+        None => true,
+        Some(at) => {
+            let lasts = refused.at.millis_since(refused.since) >= LASTING_MS || facts.accepted == 0;
+            at < refused.at && refused.count >= REFUSED_IN_A_ROW && lasts
+        }
+    };
+    if let Some(LastRefusal { at, reason, since, count }) = refused.as_ref().filter(is_trouble) {
         let when = at.in_china();
-        let seen = if genuine_at.is_none() {
-            text!(
+        // A request without parameters is a visit by anybody.
+        let is_visit = matches!(reason.as_str(), "query" | "envelope" | "source");
+        let (state, seen) = if let Some(genuine_at) = genuine_at {
+            let last = genuine_at.in_china();
+            let seen = text!(
+                "requests refused since the last genuine one ({last}): {count}; the last at {when}: {reason}",
+                "自最近一次有效请求（{last}）以来拒绝了 {count} 次；最近一次在 {when}：{reason}",
+            );
+            (FindingState::Warn, seen)
+        } else {
+            let seen = text!(
                 "requests are refused, the last at {when}: {reason}; none was ever accepted",
                 "请求被拒绝，最近一次在 {when}：{reason}；从未接受任何请求",
-            )
-        } else {
-            text!(
-                "requests are refused, the last at {when}: {reason}; none was accepted since the start",
-                "请求被拒绝，最近一次在 {when}：{reason}；启动以来没有接受任何回调",
-            )
+            );
+            (if is_visit { FindingState::Warn } else { FindingState::Fail }, seen)
         };
-        let means = text!("what was refused is lost", "被拒绝的回调已丢失");
-        return Finding {
-            since: Some(*at),
-            ..Finding::trouble(code, state, subject, seen).that(means, remedy(reason))
-        };
+        let means = text!("if they are WeCom's, they are lost", "如果来自企业微信，这些请求已丢失");
+        let finding = Finding::trouble(code, state, subject, seen).that(means, remedy(reason));
+        return Finding { since: Some(*since), ..finding };
     }
     if let Some(at) = callback_at {
         let at = at.in_china();
@@ -93,11 +121,15 @@ fn remedy(reason: &str) -> Text {
 /// Whether callbacks wait because their receive id is not accepted.
 pub(super) fn receive_ids(facts: &ServiceFacts<'_>) -> Finding {
     let code = Code::CallbackReceiveIds;
-    let Some((name, id, count)) = facts.unaccepted.first() else {
+    let Some(unaccepted) = &facts.unaccepted else {
+        let why = text!("there are too many dead letters to look through", "死信过多，未逐条查看");
+        return Finding::unknown(code, Subject::default(), why);
+    };
+    let Some((name, id, count)) = unaccepted.first() else {
         return Finding::ok(code, Subject::default(), text!("none waits", "没有"));
     };
     let id = if id.is_empty() { "\"\"" } else { id };
-    let others = facts.unaccepted.len() - 1;
+    let others = unaccepted.len() - 1;
     let seen = text!(
         "messages for {id} in quarantine: at least {count}; other ids: {others}",
         "隔离区中接收方为 {id} 的消息：至少 {count} 条；其他接收方：{others} 个",

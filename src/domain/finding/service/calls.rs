@@ -88,7 +88,7 @@ pub(super) fn of_app(app: &ServedApp<'_>, facts: &ServiceFacts<'_>, is_reachable
             (None, None) => Finding::ok(code, subject(), text!("no call was refused", "没有调用被拒绝")),
         });
     }
-    findings.push(shared(app, failed, facts.lists_read));
+    findings.push(shared(app, failed));
     findings.push(silence(app));
     findings.push(quota(app));
     findings
@@ -140,7 +140,7 @@ fn refused(code: Code, app: &ServedApp<'_>, calls: &[&HeldBackCalls]) -> Option<
     })
 }
 
-fn shared(app: &ServedApp<'_>, failed: Option<Code>, lists_read: bool) -> Finding {
+fn shared(app: &ServedApp<'_>, failed: Option<Code>) -> Finding {
     let (name, count, left) = (app.app, app.dealers.len(), app.left_lately);
     if count > 0 && left > 0 {
         let seen = text!(
@@ -166,7 +166,7 @@ fn shared(app: &ServedApp<'_>, failed: Option<Code>, lists_read: bool) -> Findin
     if !app.has_brand {
         return Finding::skipped(Code::ShareList, Subject::app(name), Code::AppWaiting);
     }
-    if !lists_read {
+    if !app.list_read {
         let why = text!("the list has not been read yet", "尚未读取列表");
         return Finding::unknown(Code::ShareList, Subject::app(name), why);
     }

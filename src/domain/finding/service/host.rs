@@ -76,6 +76,8 @@ pub enum ConfigDifference {
 /// are answered 503 after three seconds.
 const SLOW: Duration = Duration::from_millis(100);
 const TOO_SLOW: Duration = Duration::from_secs(1);
+/// Of fewer commits one is too many.
+const COMMITS_MIN: u64 = 100;
 
 /// In GiB, with one digit.
 fn gib(bytes: u64) -> String {
@@ -277,6 +279,10 @@ fn fsync(syncs: &SyncTimes) -> Finding {
         return Finding::unknown(Code::StoreFsync, Subject::default(), why);
     };
     let (commits, ms) = (syncs.count(), slowest.as_millis());
+    if slowest > SLOW && commits < COMMITS_MIN {
+        let why = text!("only {commits} commits in the last day", "最近一天只有 {commits} 次落盘");
+        return Finding::unknown(Code::StoreFsync, Subject::default(), why);
+    }
     if slowest <= SLOW {
         let seen =
             text!("99 % of {commits} commits took at most {ms} ms", "{commits} 次落盘中 99% 不超过 {ms} ms");
@@ -334,7 +340,7 @@ fn space(disk: &DiskFacts) -> Finding {
             code,
             FindingState::Warn,
             text!(
-                "free: {shown} GiB; at the pace of the last day it is full in {days} days",
+                "free: {shown} GiB; days until it is full at the pace of the last day: {days}",
                 "剩余 {shown} GiB；按最近一天的增速，{days} 天后写满"
             ),
             text!("callbacks are answered 503 from then on", "届时回调返回 503"),

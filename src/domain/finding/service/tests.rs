@@ -22,6 +22,7 @@ fn corp(id: &str) -> CorpId {
 struct Known {
     app: AppName,
     dealers: Vec<(CorpId, Option<Timestamp>)>,
+    list_read: bool,
     left_lately: usize,
     held_back: Vec<HeldBackCalls>,
     used_up: Vec<(&'static str, Timestamp)>,
@@ -36,7 +37,7 @@ impl Known {
         let facts = ServiceFacts {
             checkpoints: Some(None),
             calls: 7,
-            lists_read: true,
+            unaccepted: Some(Vec::new()),
             accepted: 3,
             urls: vec![(AppName::new("brand").unwrap(), arrived())],
             config: Some(None),
@@ -50,6 +51,7 @@ impl Known {
         Self {
             app: AppName::new("brand").unwrap(),
             dealers: vec![(corp("wpA"), None), (corp("wpB"), None)],
+            list_read: true,
             left_lately: 0,
             held_back: Vec::new(),
             used_up: Vec::new(),
@@ -83,7 +85,7 @@ impl Known {
     }
 
     fn findings(&self) -> Vec<Finding> {
-        let Self { app, dealers, left_lately, held_back, used_up, facts } = self;
+        let Self { app, dealers, list_read, left_lately, held_back, used_up, facts } = self;
         let dealer =
             |(corp_id, silent_since): &'_ (CorpId, Option<Timestamp>)| (corp_id.clone(), *silent_since);
         let owned: Vec<_> = dealers.iter().map(dealer).collect();
@@ -98,6 +100,7 @@ impl Known {
             has_brand: true,
             held_back: held_back.clone(),
             dealers: dealers.collect(),
+            list_read: *list_read,
             left_lately: *left_lately,
             used_up: used_up.clone(),
         };
@@ -121,12 +124,12 @@ fn arrived() -> UrlMarks {
 }
 
 fn refused_at(at: Timestamp) -> LastRefusal {
-    LastRefusal { at, reason: "signature".to_owned() }
+    LastRefusal { count: 3, ..LastRefusal::one(at, "signature") }
 }
 
 fn syncs(took: Duration) -> SyncTimes {
     let mut syncs = SyncTimes::default();
-    syncs.add(took);
+    (0..100).for_each(|_| syncs.add(took));
     syncs
 }
 
@@ -199,9 +202,21 @@ fn each_cause_is_named_and_says_in_both_languages_what_it_means_and_what_to_do()
         (with_marks(UrlMarks { verified_at: Some(NOW), ..UrlMarks::default() }, 0), Code::CallbackSeen, Warn),
         (with_marks(UrlMarks::default(), 0), Code::CallbackSeen, Warn),
         (
-            Known::with(|known| known.facts.unaccepted.push((known.app.clone(), "wwX".to_owned(), 3))),
+            Known::with(|known| {
+                known.facts.unaccepted = Some(vec![(known.app.clone(), "wwX".to_owned(), 3)]);
+            }),
             Code::CallbackReceiveIds,
             Warn,
+        ),
+        (
+            Known::with(|known| known.facts.certificate = Some(("callback.example.com".to_owned(), 13))),
+            Code::CallbackCertificate,
+            Warn,
+        ),
+        (
+            Known::with(|known| known.facts.certificate = Some(("callback.example.com".to_owned(), 2))),
+            Code::CallbackCertificate,
+            Fail,
         ),
         (
             Known::with(|known| {
@@ -258,7 +273,7 @@ fn a_healthy_service_has_no_finding_and_one_that_has_just_started_does_not_know_
     assert!(healthy.findings().iter().all(|finding| finding.state == FindingState::Ok));
     assert_eq!(Verdict::of(&healthy.findings()), Verdict::Ok);
     let unread = Known::with(|known| {
-        known.facts.lists_read = false;
+        known.list_read = false;
         known.dealers.clear();
     });
     assert_eq!(unread.state_of(Code::ShareList), FindingState::Unknown);

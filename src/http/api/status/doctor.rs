@@ -4,6 +4,7 @@
 //! (see `unionlink doctor`).
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
@@ -19,20 +20,42 @@ use super::{quotas, suites_and_findings};
 use crate::domain::dealer::DealerState;
 use crate::domain::event::QuarantineReason;
 use crate::domain::finding::{
-    Finding, FindingCode, FindingView, HeldBackCalls, ServedApp, ServedDealer, ServiceFacts, SinkFacts,
-    Verdict, service_findings,
+    DiskFacts, Finding, FindingCode, FindingView, HeldBackCalls, ServedApp, ServedDealer, ServiceFacts,
+    SinkFacts, Subject, Verdict, service_findings,
 };
-use crate::domain::history::Tallies;
+use crate::domain::history::{Tallies, UrlMarks};
 use crate::domain::ids::{AppName, SinkName};
 use crate::domain::sync_times::SyncTimes;
 use crate::domain::time::{DAY_MS, Timestamp};
 use crate::http::problem::Problem;
-use crate::store::{DealerRow, EventId, EventRow, EventState, Quarantined};
+use crate::store::{Counts, DealerRow, EventId, EventRow, EventState, Quarantined};
 use crate::telemetry::metrics::CallbackOutcome;
 use crate::wecom::{Api, Class, Development, class, remedy_for};
 
+/// How long a look at the machine may take.
+const MACHINE_TIMEOUT: Duration = Duration::from_secs(2);
+/// What cannot be looked at while the store cannot be read.
+const NEEDING_STORE: [FindingCode; 14] = [
+    FindingCode::StoreFsync,
+    FindingCode::StoreDamaged,
+    FindingCode::Reachable,
+    FindingCode::WecomTrustedIp,
+    FindingCode::WecomToken,
+    FindingCode::WecomPermission,
+    FindingCode::WecomCalls,
+    FindingCode::ShareList,
+    FindingCode::DealerSilence,
+    FindingCode::WecomQuota,
+    FindingCode::CallbackSeen,
+    FindingCode::CallbackReceiveIds,
+    FindingCode::SinkReachable,
+    FindingCode::SinkLag,
+];
+
 /// The quarantined messages of which the receive ids are looked at.
 const QUARANTINED_READ: usize = 200;
+/// With more dead letters they are not looked for.
+const DEAD_READ_MAX: u64 = 5_000;
 
 /// The outcomes of callbacks and URL checks that come from WeCom.
 const GENUINE: [CallbackOutcome; 6] = [
@@ -103,9 +126,13 @@ impl AdminState {
 async fn without_store(state: &AdminState, reason: String, now: Timestamp) -> Vec<Finding> {
     let facts = ServiceFacts { not_ready: Some(reason), ..of_machine(state, &[]).await };
     let is_known = |finding: &Finding| {
-        finding.code <= FindingCode::ClockSkew && finding.code != FindingCode::StoreDamaged
+        finding.code <= FindingCode::ClockSkew
+            && !matches!(finding.code, FindingCode::StoreDamaged | FindingCode::StoreFsync)
     };
-    service_findings(&facts, now).into_iter().filter(is_known).collect()
+    let mut findings: Vec<_> = service_findings(&facts, now).into_iter().filter(is_known).collect();
+    let skipped = |code| Finding::skipped(code, Subject::default(), FindingCode::StoreReady);
+    findings.extend(NEEDING_STORE.map(skipped));
+    findings
 }
 
 /// What is known of the machine and the configuration. `hours` are the counts of the last day.
@@ -116,21 +143,39 @@ async fn of_machine(state: &AdminState, hours: &[(Timestamp, Tallies)]) -> Servi
         taken_kib +=
             hour.get("disk", "taken_kib").cast_signed() - hour.get("disk", "freed_kib").cast_signed();
     }
+    // A file system that hangs must not hold up anybody.
+    let machine = state.machine.clone();
+    let looking = tokio::task::spawn_blocking(move || {
+        (machine.host(), machine.disk(syncs, taken_kib.saturating_mul(1 << 10)))
+    });
+    let (host, disk) = match tokio::time::timeout(MACHINE_TIMEOUT, looking).await {
+        Ok(Ok((host, disk))) => (Some(host), disk),
+        Ok(Err(_)) | Err(_) => (None, state.machine.store.is_some().then(DiskFacts::default)),
+    };
     let config = match &state.reload {
         Some(reload) => Some(reload.difference().await),
         None => None,
     };
     ServiceFacts {
         config,
-        host: Some(state.machine.host()),
-        disk: state.machine.disk(syncs, taken_kib.saturating_mul(1 << 10)),
+        host,
+        disk,
         skew_ms: state.metrics.machine.clock_skew_ms(),
+        certificate: state.metrics.machine.certificate(),
         ..ServiceFacts::default()
     }
 }
 
 /// Quarantined messages whose receive id is not accepted, of the first ones.
-async fn unaccepted(state: &AdminState) -> Result<Vec<(AppName, String, usize)>, Problem> {
+async fn unaccepted(state: &AdminState) -> Result<Option<Vec<(AppName, String, usize)>>, Problem> {
+    let Counts { quarantined, dead, .. } = state.store.counts();
+    if quarantined == 0 {
+        return Ok(Some(Vec::new()));
+    }
+    // They are among the dead letters.
+    if dead > DEAD_READ_MAX {
+        return Ok(None);
+    }
     let mut counts: BTreeMap<(AppName, String), usize> = BTreeMap::new();
     for row in state.store.events(EventState::Quarantined, EventId(0), QUARANTINED_READ).await? {
         if let EventRow::Quarantined(Quarantined {
@@ -143,7 +188,7 @@ async fn unaccepted(state: &AdminState) -> Result<Vec<(AppName, String, usize)>,
             *counts.entry((app, receive_id)).or_default() += 1;
         }
     }
-    Ok(counts.into_iter().map(|((app, id), count)| (app, id, count)).collect())
+    Ok(Some(counts.into_iter().map(|((app, id), count)| (app, id, count)).collect()))
 }
 
 /// The findings about the service itself.
@@ -192,21 +237,35 @@ async fn of_service(state: &AdminState, now: Timestamp) -> Result<Vec<Finding>, 
                     held_back: held_back.map(|calls| state.held_back_calls(calls)).collect(),
                     dealers: rows.iter().map(served).collect(),
                     left_lately: *left_lately,
+                    list_read: state.metrics.calls_of(Api::ListAppShareInfo) > 0,
                     used_up: used_up.filter_map(|quota| Some((quota.api, quota.blocked_until?))).collect(),
                 }
             })
             .collect(),
         unanswered: state.metrics.unanswered_calls(),
-        lists_read: state.metrics.calls_of(Api::ListAppShareInfo) > 0,
         accepted: GENUINE.into_iter().map(callbacks).sum(),
         refused: callbacks(CallbackOutcome::Refused),
-        urls: state.urls().await?,
+        urls: seen_urls(state, &dealers).await?,
         unaccepted: unaccepted(state).await?,
         sinks,
         feed_kept_secs: state.feed_kept_ms / 1_000,
         ..of_machine(state, &hours).await
     };
     Ok(service_findings(&facts, now))
+}
+
+/// What was seen last at each callback URL, dealers' events from before that was noted included.
+async fn seen_urls(
+    state: &AdminState,
+    dealers: &[(AppName, Vec<DealerRow>, usize)],
+) -> Result<Vec<(AppName, UrlMarks)>, Problem> {
+    let mut urls = state.urls().await?;
+    for (name, marks) in &mut urls {
+        let of_app = dealers.iter().filter(|(app, ..)| app == name).flat_map(|(_, rows, _)| rows);
+        let last_event_at = of_app.filter_map(|row| row.activity.last_event_at).max();
+        marks.merge(UrlMarks { callback_at: last_event_at, ..UrlMarks::default() });
+    }
+    Ok(urls)
 }
 
 fn served(row: &DealerRow) -> ServedDealer<'_> {

@@ -75,7 +75,7 @@ impl UrlView {
     pub(super) fn of((name, marks): (AppName, UrlMarks)) -> Self {
         let UrlMarks { verified_at, callback_at, refused } = marks;
         let (refused_at, refused_because) =
-            refused.map_or((None, None), |LastRefusal { at, reason }| (Some(at), Some(reason)));
+            refused.map_or((None, None), |LastRefusal { at, reason, .. }| (Some(at), Some(reason)));
         Self { name, verified_at, callback_at, refused_at, refused_because }
     }
 }

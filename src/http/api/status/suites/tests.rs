@@ -89,7 +89,8 @@ async fn findings_know_what_wecom_refuses_and_which_codes_were_lost() {
     let expected = [("suite.auth_code_expired", "fail"), ("suite.licence", "fail")];
     assert_eq!(findings(&scene).await, pairs(&expected), "the self-built app is of no suite");
     let status = scene.read("/v1/status").await;
-    let licence = status["findings"].as_array().unwrap().last().unwrap();
+    let all = status["findings"].as_array().unwrap();
+    let licence = all.iter().find(|finding| finding["code"] == "suite.licence").unwrap();
     assert_eq!(
         licence["subject"],
         json!({"suite": "agency", "app": "brand", "corp_id": "wpD", "corp_name": "甲wpD"})
