@@ -215,7 +215,7 @@ mod tests {
     fn a_report_is_for_people_in_either_language() {
         let zh = "\
 存储
-  ✓ 回调可以落盘: 就绪
+  ✓ 回调落盘: 就绪
 
 备份
   ! 备份
@@ -241,10 +241,10 @@ mod tests {
         assert_eq!(report().lines(Lang::Zh).join("\n"), zh);
         let en = "\
 Store
-  ✓ callbacks can be made durable: it is ready
+  ✓ durability of callbacks: it is ready
 
 Backup
-  ! there is a recent backup
+  ! backup
       seen  the store was never backed up
       means it may be lost
       do    back it up
@@ -252,22 +252,22 @@ Backup
             backup.age: docs/troubleshooting.md#backupage
 
 WeCom
-  ✗ 企业可信IP has our address  brand  2026-11-22 09:02:03 +08:00
+  ✗ trusted IP (企业可信IP)  brand  2026-11-22 09:02:03 +08:00
       seen  WeCom sees us as 203.0.113.7
       means calls wait
       do    add the address
             应用管理 → 应用 → 企业可信IP
             wecom.trusted_ip: docs/troubleshooting.md#wecomtrusted_ip
-  – corp_id and secret are accepted  brand: skipped: it depends on wecom.trusted_ip
+  – corp_id and secret  brand: skipped: it depends on wecom.trusted_ip
 
 Callbacks
-  ? the service answers a URL check from outside  brand: no URL is known
+  ? URL check from outside  brand: no URL is known
 
 failed: 1, warnings: 1, ok: 1, skipped: 1, unknown: 1";
         assert_eq!(report().lines(Lang::En).join("\n"), en);
         let both = report().lines(Lang::Both).join("\n");
         assert!(
-            both.contains("Store · 存储") && both.contains("callbacks can be made durable · 回调可以落盘"),
+            both.contains("Store · 存储") && both.contains("durability of callbacks · 回调落盘"),
             "{both}"
         );
         assert!(report().fails() && !report().could_not_look);
