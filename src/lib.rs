@@ -66,6 +66,10 @@
 //!   encrypts the secrets that this brings into the store.
 //! - [`app`] assembles a service from a [`config`], and reloads it when that changes; [`lifecycle`] starts
 //!   and stops it, [`cli`] is the command line.
+//! - [`domain::finding`] says what is wrong, from what the service knows of itself and of its [`machine`]: for
+//!   `GET /v1/doctor`, the command `doctor`, which looks at what only somebody outside can see, the metrics, and the group
+//!   robots that `app::alerts` tells. [`worker::history`] records what is counted, by hour, and [`telemetry::observed`]
+//!   how WeCom behaves where its documents are silent.
 //! - [`simulator`] is a working model of WeCom behind a socket: for the demo, for development, for the tests.
 //!
 //! # Several replicas
@@ -79,8 +83,8 @@
 //! # Direction
 //!
 //! `main → cli → app → { http, worker } → { store, wecom, sink, intake } → domain`, and
-//! `intake → callback → domain`, where an arrow means "may import"; `clock`, `reach` and `telemetry` may be
-//! used outside `domain`, and `at_rest`, which imports `domain` only, by `app`, `http` and `worker`. `store`,
+//! `intake → callback → domain`, where an arrow means "may import"; `clock`, `reach`, `machine`,
+//! `certificate` and `telemetry` may be used outside `domain`, and `at_rest`, which imports `domain` only, by `app`, `http` and `worker`. `store`,
 //! `wecom` and `sink` do not know each other. `http` and `worker` meet in the store and in what they share:
 //! the rules of the apps ([`worker::apps::AppRules`]), the wake-up signals ([`worker::Wake`]), the circuit
 //! breakers ([`worker::breaker`]), the status of the sinks ([`worker::sink_status`]) and WeCom's list of the
@@ -95,7 +99,8 @@
 //!    the same links.
 //! 3. A change of the store is made once; a feed entry is delivered at least once, with a stable id by which
 //!    receivers drop repeats.
-//! 4. No call to WeCom without a permit from the limiter; quotas survive a restart and are never exceeded.
+//! 4. No call to WeCom without a permit from the limiter; quotas survive a restart and are never exceeded. Only `doctor`
+//!    makes a few from outside the service, none of which has a quota unless somebody asks for it.
 //! 5. Nothing is dropped silently. What cannot be processed becomes a dead letter or is quarantined, is
 //!    counted and visible, and can be redriven.
 //! 6. Only [`callback`] decrypts what WeCom sends and holds the decoded AES key; only [`at_rest`] decrypts
