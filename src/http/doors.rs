@@ -139,6 +139,9 @@ impl Door {
     /// Whether a receive id is that of whom the URL belongs to: the brand, or the suite and its provider.
     pub(super) fn is_of(&self, apps: &Apps, receive_id: &str) -> bool {
         match self {
+            Self::App(AppDoor { recipients: AppRecipients::SelfBuilt(own), .. }) => {
+                own.corp_id.same_corp(receive_id)
+            }
             Self::App(door) => door.brand(apps).is_some_and(|brand| brand.same_corp(receive_id)),
             Self::Suite(SuiteDoor { recipients, .. }) => {
                 recipients.accepts(apps, receive_id.as_bytes(), None)

@@ -28,6 +28,7 @@ use crate::callback::{self, KeyAge, Query, Refusal, VerifiedMessage};
 use crate::domain::ids::AppName;
 use crate::store::StoreError;
 use crate::telemetry::metrics::{CallbackOutcome, TimestampSource};
+use crate::telemetry::observed::SealedFor;
 
 /// The public router.
 pub fn router(state: Arc<CallbackState>) -> Router {
@@ -322,12 +323,12 @@ impl CallbackState {
         let id = String::from_utf8_lossy(message.receive_id());
         let is_named = || memchr::memmem::find(message.text(), id.as_bytes()).is_some();
         let whom = match &*id {
-            "" => "nobody",
-            id if door.is_of(&self.apps, id) => "the brand, suite or provider",
-            _ if is_named() => "another corp, which the message names",
-            _ => "somebody else",
+            "" => SealedFor::Nobody,
+            id if door.is_of(&self.apps, id) => SealedFor::Owner,
+            _ if is_named() => SealedFor::Named,
+            _ => SealedFor::Other,
         };
-        observed.note("sealed_for", whom);
+        observed.sealed_for(whom);
         observed.received(message.text(), query.msg_signature.as_bytes(), self.clock.now());
     }
 

@@ -56,6 +56,13 @@ impl Notes {
 
     /// Notes that a callback was acknowledged.
     pub fn acknowledged(&self, name: &AppName, at: Timestamp) {
+        // The one of every callback.
+        if let Some(marks) = self.urls().get_mut(name)
+            && marks.refused.is_none()
+        {
+            marks.callback_at = marks.callback_at.max(Some(at));
+            return;
+        }
         self.note(name, UrlMarks { callback_at: Some(at), ..UrlMarks::default() });
     }
 
