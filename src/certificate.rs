@@ -1,4 +1,4 @@
-//! What a server's certificate says: until when it is valid, and who issued it.
+//! Reads a server's X.509 certificate: its expiry and its issuer.
 
 use x509_cert::Certificate;
 use x509_cert::der::Decode as _;
@@ -10,7 +10,7 @@ use crate::domain::time::{DAY_MS, Timestamp};
 pub(crate) struct Read {
     /// Until when it is valid.
     pub(crate) until: Timestamp,
-    /// Who issued it, such as `CN=…,O=…`.
+    /// The distinguished name of the issuer, such as `CN=…,O=…`.
     pub(crate) issuer: String,
 }
 

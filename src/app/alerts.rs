@@ -1,7 +1,7 @@
 //! Tells the robots of group chats about findings that turn to `fail`, and back.
 //!
-//! Where replicas share the work, the one that has the work does it. What was told is held in memory: after a restart, what
-//! fails then is told again.
+//! Of several replicas only the one that runs the workers sends. Which findings were already announced is kept in memory:
+//! after a restart, those that fail are announced again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +28,7 @@ const SHOWN_MAX: usize = 8;
 /// The longest message that a robot of WeCom accepts is 4096 bytes; what is longer is cut.
 const MESSAGE_BYTES_MAX: usize = 3_800;
 
-/// A robot, and what it was told.
+/// A robot, and which findings were announced to it.
 struct Told {
     robot: Alerts,
     alarm: Alarm,

@@ -15,7 +15,7 @@ pub(super) struct Connections {
     pub(super) admin: u64,
 }
 
-/// The open files that so many connections need, with all else.
+/// The file descriptors that this many connections need, with the listener of the admin API and the reserve.
 pub(super) fn files_for(wanted: u64) -> u64 {
     wanted + ADMIN_CONNECTIONS_MAX.min(wanted) + RESERVED
 }

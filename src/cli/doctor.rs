@@ -296,7 +296,7 @@ fn deep() -> Text {
     )
 }
 
-/// Collects what the service says of itself, for those who help.
+/// Collects status, counts and metrics of the service for the report.
 async fn collect(api: &AdminApi, bundle: &mut Bundle) {
     // The dealers only for their names, which are replaced in the others.
     for (name, path, parameters) in [

@@ -21,7 +21,7 @@ pub use code::FindingCode;
 pub use facts::{AppFacts, AuthorizationFacts, Refusal, SuiteFacts, TicketFacts};
 pub use service::{
     BackupFacts, ConfigDifference, DiskFacts, Filesystem, HeldBackCalls, HostFacts, ServedApp, ServedDealer,
-    ServiceFacts, SinkFacts, service_findings,
+    ServiceFacts, SinkFacts, certificate_finding, service_findings,
 };
 pub use shape::{Finding, FindingState, FindingView, Raw, Subject, Todo, Verdict};
 pub use url_checks::{CheckedUrl, UrlCheckFacts, url_check_findings};

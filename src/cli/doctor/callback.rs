@@ -12,7 +12,7 @@ use super::super::verify_url::sealed;
 use crate::certificate;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{CallbackIps, CallbackSecrets, Config};
-use crate::domain::finding::{Finding, FindingCode, FindingState, Raw, Subject, Todo};
+use crate::domain::finding::{Finding, FindingCode, FindingState, Raw, Subject, Todo, certificate_finding};
 use crate::domain::ids::AppName;
 use crate::domain::text::{Text, text};
 use crate::domain::time::Timestamp;
@@ -21,9 +21,6 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// WeCom gives up after a second.
 const SLOW: Duration = Duration::from_secs(1);
 const RATHER_SLOW: Duration = Duration::from_millis(300);
-/// A certificate that is valid for fewer days is worth a warning, or is a failure.
-const CERTIFICATE_DAYS: i64 = 14;
-const LAST_DAYS: i64 = 3;
 /// As WeCom calls itself.
 const USER_AGENT: &str = "Mozilla/4.0";
 
@@ -224,15 +221,7 @@ fn accepted(subject: Subject, shown: &str, read: Option<&certificate::Read>, now
     };
     let days = read.days_left(now);
     let seen = text!("{shown}: accepted here, {days} days left", "{shown}：本机接受，剩余 {days} 天");
-    if days >= CERTIFICATE_DAYS {
-        return Finding::ok(code, subject, seen);
-    }
-    let state = if days < LAST_DAYS { FindingState::Fail } else { FindingState::Warn };
-    let means =
-        text!("when it has expired, WeCom sends no callback any more", "证书过期后，企业微信不再发送回调",);
-    let todo =
-        text!("renew it, and see why that is not done by itself", "请续期，并检查自动续期为何没有生效");
-    Finding::trouble(code, state, subject, seen).that(means, todo)
+    certificate_finding(subject, days, seen)
 }
 
 /// Why a trial says nothing.

@@ -6,6 +6,7 @@ mod host;
 mod sinks;
 mod store;
 
+pub use self::callbacks::certificate_finding;
 use self::callbacks::{certificate, receive_ids, seen};
 use self::calls::{of_app, reachable};
 use self::host::of_host;

@@ -36,57 +36,17 @@ impl Record for Meta {
     /// Versions 3 and 4 do not count what was made. Their numbers keep older programs from opening a store with newer
     /// records.
     fn of_version(version: u8, body: &[u8]) -> Option<Result<Self, postcard::Error>> {
-        matches!(version, 3 | 4).then(|| postcard::from_bytes::<MetaBefore>(body).map(Into::into))
+        matches!(version, 3 | 4).then(|| postcard::from_bytes(body).map(Self::from_before))
     }
 }
 
-/// [`Meta`] up to version 4.
-#[derive(Deserialize)]
-#[cfg_attr(test, derive(Serialize))]
-struct MetaBefore {
-    store_id: [u8; 16],
-    inbox: u64,
-    dead: u64,
-    quarantined: u64,
-    contacts: u64,
-    waiting: u64,
-    links: u64,
-    feed_head: u64,
-    feed_pruned: u64,
-    event_head: u64,
-    sheets: u32,
-    forgotten_at: Option<Timestamp>,
-}
+/// The fields of a [`Meta`] up to version 4, in their order; the numbers are those of [`Counts`].
+type MetaBefore = ([u8; 16], [u64; 9], u32, Option<Timestamp>);
 
-#[cfg(test)]
 impl Meta {
-    /// The body of a record of version 4 or before.
-    pub(crate) fn as_before(&self) -> Vec<u8> {
-        let Self { store_id, counts, sheets, forgotten_at } = *self;
-        let Counts { inbox, dead, quarantined, contacts, waiting, .. } = counts;
-        let Counts { links, feed_head, feed_pruned, event_head, .. } = counts;
-        let before = MetaBefore {
-            store_id,
-            inbox,
-            dead,
-            quarantined,
-            contacts,
-            waiting,
-            links,
-            feed_head,
-            feed_pruned,
-            event_head,
-            sheets,
-            forgotten_at,
-        };
-        postcard::to_allocvec(&before).unwrap()
-    }
-}
-
-impl From<MetaBefore> for Meta {
-    fn from(before: MetaBefore) -> Self {
-        let MetaBefore { store_id, inbox, dead, quarantined, contacts, waiting, .. } = before;
-        let MetaBefore { links, feed_head, feed_pruned, event_head, sheets, forgotten_at, .. } = before;
+    fn from_before((store_id, numbers, sheets, forgotten_at): MetaBefore) -> Self {
+        let [inbox, dead, quarantined, contacts, waiting, links, feed_head, feed_pruned, event_head] =
+            numbers;
         let made = Made::default();
         let counts = Counts {
             inbox,
@@ -101,6 +61,25 @@ impl From<MetaBefore> for Meta {
             made,
         };
         Self { store_id, counts, sheets, forgotten_at }
+    }
+
+    /// The body of a record of version 4 or before.
+    #[cfg(test)]
+    pub(crate) fn as_before(&self) -> Vec<u8> {
+        let Self { store_id, counts: c, sheets, forgotten_at } = *self;
+        let numbers = [
+            c.inbox,
+            c.dead,
+            c.quarantined,
+            c.contacts,
+            c.waiting,
+            c.links,
+            c.feed_head,
+            c.feed_pruned,
+            c.event_head,
+        ];
+        let before: MetaBefore = (store_id, numbers, sheets, forgotten_at);
+        postcard::to_allocvec(&before).unwrap()
     }
 }
 

@@ -16,16 +16,26 @@ const LASTING_MS: i64 = 10 * MINUTE_MS;
 const CERTIFICATE_DAYS: i64 = 14;
 const LAST_DAYS: i64 = 3;
 
-/// Whether the certificate of the callback URLs ends soon, as far as it can be seen from here.
-pub(super) fn certificate(facts: &ServiceFacts<'_>) -> Option<Finding> {
-    let (host, days) = facts.certificate.as_ref().filter(|(_, days)| *days < CERTIFICATE_DAYS)?;
-    let state = if *days < LAST_DAYS { FindingState::Fail } else { FindingState::Warn };
-    let seen = text!("{host}: days left: {days}", "{host}：剩余 {days} 天");
+/// A certificate that is accepted, and for how many days it is still valid. `seen` says so.
+#[must_use]
+pub fn certificate_finding(subject: Subject, days: i64, seen: Text) -> Finding {
+    let code = Code::CallbackCertificate;
+    if days >= CERTIFICATE_DAYS {
+        return Finding::ok(code, subject, seen);
+    }
+    let state = if days < LAST_DAYS { FindingState::Fail } else { FindingState::Warn };
     let means =
         text!("when it has expired, WeCom sends no callback any more", "证书过期后，企业微信不再发送回调");
     let todo =
         text!("renew it, and see why that is not done by itself", "请续期，并检查自动续期为何没有生效");
-    Some(Finding::trouble(Code::CallbackCertificate, state, Subject::default(), seen).that(means, todo))
+    Finding::trouble(code, state, subject, seen).that(means, todo)
+}
+
+/// Whether the certificate of the callback URLs expires soon, as far as the service can see it.
+pub(super) fn certificate(facts: &ServiceFacts<'_>) -> Option<Finding> {
+    let (host, days) = facts.certificate.as_ref()?;
+    let seen = text!("{host}: days left: {days}", "{host}：剩余 {days} 天");
+    Some(certificate_finding(Subject::default(), *days, seen)).filter(Finding::is_trouble)
 }
 
 /// Whether they arrive at a URL, and are accepted.
